@@ -1,0 +1,146 @@
+"""CPU tensors as NumPy arrays, and the products of a sparse matrix through SciPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from ..errors import PatternError, sentence
+from ..memo import ANALYSES
+from ..pattern import check_entries, check_form
+
+__all__ = ["Structure", "array", "empty", "matrix", "multiply", "sampled", "structure_of", "tensor", "zeros"]
+
+_CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
+
+
+def array(t: Tensor) -> Any:
+    """A NumPy view of a tensor, with torch's lazy conjugate and negative bits applied.
+
+    The bits are undone by flipping them, for `resolve_conj` does nothing where a compiled graph runs the op.
+    """
+    t = t.detach()
+    conj, neg = t.is_conj(), t.is_neg()
+    if conj:
+        t = t.conj()
+    if neg:
+        t = torch._neg_view(t)
+    a = t.numpy()
+    a = a.conj() if conj else a
+    return -a if neg else a
+
+
+def tensor(a: Any) -> Tensor:
+    """A contiguous tensor of an array that nobody else holds."""
+    return torch.from_numpy(np.ascontiguousarray(a))
+
+
+def empty(shape: tuple[int, ...], like: Any) -> Any:
+    """An array of this shape and of `like`'s dtype."""
+    return np.empty(shape, dtype=like.dtype)
+
+
+def zeros(shape: tuple[int, ...]) -> Any:
+    """A float64 array of zeros."""
+    return np.zeros(shape)
+
+
+def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
+    """The analysis of a pattern, validated and made once, then found again by its entries."""
+
+    def make() -> Structure:
+        check_form(crow, col, shape)
+        check_entries(crow, col, shape)
+        return Structure(array(crow), array(col), shape)
+
+    return ANALYSES.get(("host", shape, crow.dtype), (array(crow), array(col)), make)  # type: ignore[no-any-return]
+
+
+class Structure:
+    """Everything about a pattern that does not depend on values; made once per pattern.
+
+    Attributes:
+        shape: `(rows, columns)`.
+        indptr: CSR row pointers as given, int32.
+        indices: columns as given, int32.
+        rows: `(nnz,)` row of each entry, int32.
+        order: the entries in compressed-column order.
+        starts: where each place starts in `order` if some place has several entries, else None.
+        csc_indptr: column pointers of the canonical matrix, int32.
+        csc_indices: its rows, sorted, int32.
+        diagonal: positions of diagonal entries in the canonical matrix.
+        signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
+    """
+
+    def __init__(self, crow: Any, col: Any, shape: tuple[int, int]) -> None:
+        if max(*shape, col.size) >= 2**31:
+            raise PatternError(
+                sentence(
+                    f"The matrix is {shape[0]} x {shape[1]} with {col.size} entries; SciPy's solvers take fewer than 2**31 of each."
+                )
+            )
+        self.shape = shape
+        self.indptr = crow.astype(np.int32)
+        self.indices = col.astype(np.int32)
+        self.rows = np.repeat(np.arange(shape[0], dtype=np.int32), np.diff(self.indptr))
+        columns = sp.csr_matrix((np.arange(col.size), self.indices, self.indptr), shape=shape).tocsc()
+        self.order = columns.data
+        indptr, indices = columns.indptr, columns.indices
+        column_of = np.repeat(np.arange(shape[1], dtype=np.int32), np.diff(indptr))
+        new = np.ones(col.size, dtype=bool)
+        new[1:] = (np.diff(indices) != 0) | (np.diff(column_of) != 0)
+        self.starts = None
+        if not new.all():
+            self.starts = np.flatnonzero(new)
+            indptr = np.concatenate([[0], np.cumsum(new)])[indptr]
+            indices, column_of = indices[new], column_of[new]
+        self.csc_indptr = indptr.astype(np.int32)
+        self.csc_indices = indices.astype(np.int32)
+        self.diagonal = np.flatnonzero(self.csc_indices == column_of)
+        self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays held."""
+        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
+
+    def canonical(self, values: Any) -> Any:
+        """`(nnz of the canonical matrix,)`: values in compressed-column order, duplicates added up."""
+        ordered = values[self.order]
+        return ordered if self.starts is None else np.add.reduceat(ordered, self.starts)
+
+    def csc(self, values: Any) -> Any:
+        """The canonical SciPy matrix."""
+        matrix = sp.csc_matrix((self.canonical(values), self.csc_indices, self.csc_indptr), shape=self.shape)
+        matrix.has_canonical_format = True
+        return matrix
+
+
+def matrix(structure: Structure, values: Any) -> Any:
+    """The SciPy CSR matrix with entries as given; for products only, since it may hold duplicates."""
+    return sp.csr_matrix((values, structure.indices, structure.indptr), shape=structure.shape)
+
+
+def multiply(A: Any, x: Any, *, adjoint: bool) -> Any:
+    """`A x` or `Aᴴ x`, as `conj(Aᵀ conj(x))`: the transpose of a CSR matrix costs nothing, its conjugate a copy."""
+    if not adjoint:
+        return A @ x
+    return (A.T @ x.conj()).conj() if np.iscomplexobj(x) else A.T @ x
+
+
+def sampled(structure: Structure, u: Any, v: Any) -> Any:
+    """`(u vᴴ)` at the entries, `u` `(rows, k)` and `v` `(columns, k)`, a cache-sized piece at a time: never nnz x k numbers at once."""
+    nnz, k = structure.indices.size, u.shape[1]
+    out = np.zeros(nnz, dtype=u.dtype)
+    u, v = np.ascontiguousarray(u), np.ascontiguousarray(v.conj())
+    if k == 1:
+        return u[structure.rows, 0] * v[structure.indices, 0]
+    piece = max(1, _CHUNK // max(k, 1))
+    for start in range(0, nnz, piece):
+        part = slice(start, start + piece)
+        np.einsum("ek,ek->e", u[structure.rows[part]], v[structure.indices[part]], out=out[part])
+    return out

@@ -1,0 +1,134 @@
+"""`LU` on CPU: SuperLU through SciPy, with a strategy by the diagonal and every solution checked.
+
+Ordering decides everything (factors of 24 to 70 in time on whole classes of matrices). Where at least 99% of the diagonal is
+nonzero, a minimum-degree ordering of `A + Aᵀ` with a preference for diagonal pivots is best (SymmetricMode, SuperLU
+Users' Guide, section 2.4); else COLAMD with partial pivoting, which is also what every doubt falls back to.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg as sla
+
+from ..solvers import LU
+from .diagnosis import not_finite, singular
+from .host import Structure, matrix, multiply
+
+__all__ = ["SuperLUFactor", "factorize"]
+
+_SYMMETRIC = {
+    "permc_spec": "MMD_AT_PLUS_A",
+    "diag_pivot_thresh": 0.1,
+    "panel_size": 8,
+    "options": {"SymmetricMode": True},
+}
+_PARTIAL_PIVOTING = {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0}
+_COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
+_REFINEMENTS = 5
+
+
+def factorize(structure: Structure, values: Any, solver: LU) -> SuperLUFactor:
+    """Factorize by the best strategy for these values; raises `SingularMatrixError`."""
+    return SuperLUFactor(structure, values)
+
+
+class SuperLUFactor:
+    """`P A Q = L U`, with the matrix beside it so that each solution can be checked."""
+
+    def __init__(self, structure: Structure, values: Any) -> None:
+        self._structure = structure
+        self._values = values.copy()
+        self._A = matrix(structure, self._values)
+        self._eps = float(np.finfo(values.dtype).eps)
+        self._lock = threading.Lock()
+        csc = structure.csc(self._values)
+        self._measure(csc)
+        self._safe = bool(np.count_nonzero(csc.data[structure.diagonal]) < 0.99 * structure.shape[0])
+        self._factorize(csc)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the factor and of the values held, from SuperLU's own count of entries."""
+        entries = int(self._lu.nnz)
+        return entries * (self._values.itemsize + 4) + int(self._values.nbytes)
+
+    def solve(self, b: Any, *, adjoint: bool) -> Any:
+        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or `SingularMatrixError`."""
+        x = self._refined(b, adjoint)
+        if x is None:
+            error = not_finite("b", b)
+            if error is not None:
+                raise error
+            with self._lock:
+                if not self._safe:
+                    self._safe = True
+                    self._factorize(self._structure.csc(self._values))
+            x = self._refined(b, adjoint)
+        if x is None:
+            raise singular(
+                self._structure, self._values, "LU with partial pivoting left a large residual, even after refinement."
+            )
+        return x
+
+    def _measure(self, csc: Any) -> None:
+        """Norms for the backward error, and the scaled row sums that the condition estimate starts from.
+
+        With `d` the inverse column sums of `|A|`, `|A| d` is the row sums of `A` with its columns scaled to sum 1.
+        """
+        size = np.abs(csc)
+        column_sums, row_sums = np.asarray(size.sum(axis=0)).ravel(), np.asarray(size.sum(axis=1)).ravel()
+        self._norms = {False: float(row_sums.max()), True: float(column_sums.max())}
+        with np.errstate(all="ignore"):
+            self._scale = 1.0 / column_sums
+            self._scaled_rows = size @ self._scale
+
+    def _factorize(self, csc: Any) -> None:
+        """Factorize; where the strategy of choice fails or cannot be believed, the safe one decides."""
+        try:
+            lu = sla.splu(csc, **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
+            condition, fact = self._condition(lu), "LU found A singular to working precision."
+        except RuntimeError:  # SciPy: "Factor is exactly singular"
+            condition, fact = np.inf, "LU met an exactly zero pivot."
+        if condition * self._eps < 1.0:
+            self._lu = lu
+        elif self._safe:
+            raise singular(self._structure, self._values, fact, condition)
+        else:
+            self._safe = True
+            self._factorize(csc)
+
+    def _condition(self, lu: Any) -> float:
+        """A lower bound, mostly tight, of the condition `‖ |A⁻¹| |A| ‖∞` of `A` with its columns scaled.
+
+        It does not change with the scaling of rows (Skeel's condition; Higham, Accuracy and Stability, section 7.2),
+        so a badly scaled matrix is not called singular. One solve: the right-hand side `± |A| d` with fixed random signs
+        excites every direction, the smallest one included.
+        """
+        with np.errstate(all="ignore"):
+            z = lu.solve((self._structure.signs * self._scaled_rows).astype(self._values.dtype))
+            return float((np.abs(z) / self._scale).max())
+
+    def _refined(self, b: Any, adjoint: bool) -> Any:
+        """Solve and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
+        tolerance = self._eps * max(100.0, self._structure.shape[0] ** 0.5)
+        size = np.abs(b).max(axis=0)
+        x = self._substitute(b, adjoint)
+        with np.errstate(all="ignore"):
+            for _ in range(_REFINEMENTS):
+                residual = b - multiply(self._A, x, adjoint=adjoint)
+                bound = tolerance * (self._norms[adjoint] * np.abs(x).max(axis=0) + size)
+                if (np.abs(residual).max(axis=0) <= bound).all() and np.isfinite(bound).all():
+                    return x
+                x = x + self._substitute(residual, adjoint)
+        return None
+
+    def _substitute(self, b: Any, adjoint: bool) -> Any:
+        """The two triangular solves, some columns at a time."""
+        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
+        if b.shape[1] <= _COLUMNS:
+            return self._lu.solve(b, trans)
+        parts = [self._lu.solve(b[:, j : j + _COLUMNS], trans) for j in range(0, b.shape[1], _COLUMNS)]
+        return np.concatenate(parts, axis=1)

@@ -1,0 +1,194 @@
+"""The derivative and batching rules of the three primitives.
+
+Let `A` have the entries `values` on a fixed pattern. The inner product is `⟨a, b⟩ = Re(aᴴ b)`, and torch's gradient `x̄` of a
+real loss `L` is the one with `dL = ⟨x̄, dx⟩` (for complex `x` this is its convention, the conjugate Wirtinger derivative).
+
+**solve.** `A x = b` gives `Ȧ x + A ẋ = ḃ`, so the tangent is `ẋ = A⁻¹(ḃ − Ȧ x)`. Then `⟨x̄, ẋ⟩ = ⟨A⁻ᴴ x̄, ḃ − Ȧ x⟩`, so with `λ = A⁻ᴴ x̄`
+the adjoints are `b̄ = λ` and `Ā = −λ xᴴ`, of which only the pattern's entries are wanted (Giles, "Collected matrix derivative
+results for forward and reverse mode algorithmic differentiation", 2008, section 2.3). For `Aᴴ x = b` the tangent is
+`ẋ = A⁻ᴴ(ḃ − Ȧᴴ x)`, `λ = A⁻¹ x̄`, and `⟨λ, Ȧᴴ x⟩ = ⟨x λᴴ, Ȧ⟩`: `Ā = −x λᴴ`, the roles swapped.
+
+**matmul.** `y = A x` gives `ẏ = Ȧ x + A ẋ`, `x̄ = Aᴴ ȳ`, `Ā = ȳ xᴴ`; for `y = Aᴴ x` it is `Ā = x ȳᴴ`.
+
+**sample.** `s = (u vᴴ)` on the pattern `P`. Its tangent is `(u̇ vᴴ + u v̇ᴴ)` on `P`. With `S̄` the sparse matrix of values `s̄`,
+`⟨s̄, u̇ vᴴ⟩ = ⟨S̄ v, u̇⟩` and `⟨s̄, u v̇ᴴ⟩ = ⟨S̄ᴴ u, v̇⟩`: `ū = S̄ v`, `v̄ = S̄ᴴ u`.
+
+Each rule calls the three primitives only, so every order and mixture of derivatives follows from these.
+
+**vmap.** Batched values become one more leading dimension. Right-hand sides batched over one matrix become columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops  # noqa: F401  (defines the ops)
+from .errors import PatternError, sentence
+from .registration import attach
+
+__all__ = ["matmul", "sample", "solve"]
+
+Tangents = Sequence[Tensor | None]
+Dims = Sequence[int | None]
+
+
+def solve(
+    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool = False
+) -> tuple[Tensor, Tensor]:
+    """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b `(*batch, n, k)`."""
+    return torch.ops.sparsolve.solve(values, crow, col, b, solver, adjoint, report)  # type: ignore[no-any-return]
+
+
+def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
+    return torch.ops.sparsolve.matmul(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
+
+
+def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """`(u vᴴ)` at the pattern's entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`."""
+    return torch.ops.sparsolve.sample(crow, col, u, v)  # type: ignore[no-any-return]
+
+
+def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Tensor:
+    """`u vᴴ` on the pattern, or `v uᴴ` for the adjoint problem."""
+    return sample(crow, col, v, u) if adjoint else sample(crow, col, u, v)
+
+
+def _sum(terms: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """The terms that there are, added up."""
+    present = [t for t in terms if t is not None]
+    total = present[0] if present else torch.zeros_like(like)
+    for t in present[1:]:
+        total = total + t
+    return total
+
+
+# ---- solve: ẋ = A⁻¹(ḃ − Ȧ x);  λ = A⁻ᴴ x̄,  b̄ = λ,  Ā = −λ xᴴ
+
+
+def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+    values, crow, col, _, solver, adjoint, _ = inputs
+    lam, _ = solve(values, crow, col, grad, solver, not adjoint)
+    d_values = -_outer(crow, col, lam, x, adjoint) if needs[0] else None
+    return d_values, None, None, lam if needs[3] else None, None, None, None
+
+
+def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
+    values, crow, col, _, solver, adjoint, _ = inputs
+    d_values, d_b = tangents[0], tangents[3]
+    change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
+    return solve(values, crow, col, _sum([d_b, change], x), solver, adjoint)[0]
+
+
+def _solve_vmap(
+    info: Any,
+    dims: Dims,
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+) -> Any:
+    _constant_pattern(dims[1:3])
+    if dims[0] is not None:
+        values, b = _lead(values, dims[0], info.batch_size), _lead(b, dims[3], info.batch_size)
+        return solve(values, crow, col, b, solver, adjoint, report), (0, 0)
+    x, reports = solve(values, crow, col, _fold(b, dims[3]), solver, adjoint, report)
+    return (_unfold(x, info.batch_size), _unfold(reports, info.batch_size)), (x.dim() - 1, x.dim() - 1)
+
+
+# ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ
+
+
+def _matmul_backward(
+    inputs: Sequence[Any], y: Tensor, needs: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    values, crow, col, x, columns, adjoint = inputs
+    d_values = _outer(crow, col, grad, x, adjoint) if needs[0] else None
+    d_x = matmul(values, crow, col, grad, columns, not adjoint) if needs[3] else None
+    return d_values, None, None, d_x, None, None
+
+
+def _matmul_jvp(inputs: Sequence[Any], y: Tensor, tangents: Tangents) -> Tensor:
+    values, crow, col, x, columns, adjoint = inputs
+    d_values, d_x = tangents[0], tangents[3]
+    by_values = None if d_values is None else matmul(d_values, crow, col, x, columns, adjoint)
+    by_x = None if d_x is None else matmul(values, crow, col, d_x, columns, adjoint)
+    return _sum([by_values, by_x], y)
+
+
+def _matmul_vmap(
+    info: Any, dims: Dims, values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool
+) -> Any:
+    _constant_pattern(dims[1:3])
+    if dims[0] is not None:
+        values, x = _lead(values, dims[0], info.batch_size), _lead(x, dims[3], info.batch_size)
+        return matmul(values, crow, col, x, columns, adjoint), 0
+    y = matmul(values, crow, col, _fold(x, dims[3]), columns, adjoint)
+    return _unfold(y, info.batch_size), y.dim() - 1
+
+
+# ---- sample: ṡ = u̇ vᴴ + u v̇ᴴ on the pattern;  ū = S̄ v,  v̄ = S̄ᴴ u
+
+
+def _sample_backward(
+    inputs: Sequence[Any], s: Tensor, needs: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    crow, col, u, v = inputs
+    d_u = matmul(grad, crow, col, v, v.shape[-2], False) if needs[2] else None
+    d_v = matmul(grad, crow, col, u, v.shape[-2], True) if needs[3] else None
+    return None, None, d_u, d_v
+
+
+def _sample_jvp(inputs: Sequence[Any], s: Tensor, tangents: Tangents) -> Tensor:
+    crow, col, u, v = inputs
+    d_u, d_v = tangents[2], tangents[3]
+    by_u = None if d_u is None else sample(crow, col, d_u, v)
+    by_v = None if d_v is None else sample(crow, col, u, d_v)
+    return _sum([by_u, by_v], s)
+
+
+def _sample_vmap(info: Any, dims: Dims, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Any:
+    _constant_pattern(dims[:2])
+    return sample(crow, col, _lead(u, dims[2], info.batch_size), _lead(v, dims[3], info.batch_size)), 0
+
+
+# ---- the moves of a batch dimension
+
+
+def _constant_pattern(dims: Dims) -> None:
+    if any(d is not None for d in dims):
+        raise PatternError(
+            sentence(
+                "vmap batches the pattern's index tensors.",
+                "A pattern is shared by a whole batch.",
+                "Give it in_dims=None (SparseMatrix(0, pattern) in in_dims), or put the matrices into one block-diagonal matrix.",
+            )
+        )
+
+
+def _lead(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """The batch dimension first, repeated where there is none."""
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def _fold(b: Tensor, dim: int | None) -> Tensor:
+    """`(*batch, n, k)` with a dimension of size m at `dim` -> `(*batch, n, m k)`."""
+    assert dim is not None
+    return b.movedim(dim, -2).flatten(-2)
+
+
+def _unfold(x: Tensor, size: int) -> Tensor:
+    """`(*batch, n, m k)` -> `(*batch, n, m, k)`."""
+    return x.reshape(*x.shape[:-1], size, x.shape[-1] // size)
+
+
+attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap)
+attach("matmul", backward=_matmul_backward, jvp=_matmul_jvp, vmap=_matmul_vmap)
+attach("sample", backward=_sample_backward, jvp=_sample_jvp, vmap=_sample_vmap)

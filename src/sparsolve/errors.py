@@ -1,0 +1,49 @@
+"""Exceptions, and the one shape their sentences take.
+
+Every message says the fact, then the likely cause, then the remedy, then the numbers.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendUnavailableError",
+    "ConvergenceError",
+    "NotPositiveDefiniteError",
+    "PatternError",
+    "SingularMatrixError",
+    "SolveError",
+]
+
+
+class SolveError(RuntimeError):
+    """A solve that could not be completed; the base of the three below.
+
+    Raised itself when the matrix or the right-hand side holds NaN or Inf.
+    """
+
+
+class SingularMatrixError(SolveError):
+    """`A` is singular, exactly or to working precision, so `A x = b` has no unique solution."""
+
+
+class NotPositiveDefiniteError(SolveError):
+    """A method that needs a Hermitian positive definite `A` was given another one."""
+
+
+class ConvergenceError(SolveError):
+    """An iterative method stopped before `‖b − A x‖ <= max(rtol ‖b‖, atol)` held."""
+
+
+class PatternError(ValueError):
+    """The index arrays do not describe a sparse matrix, or are used where they cannot be."""
+
+
+class BackendUnavailableError(RuntimeError):
+    """The library that would solve on this device, or by this method, is not installed."""
+
+
+def sentence(fact: str, cause: str = "", remedy: str = "", **numbers: object) -> str:
+    """Join the parts of a message: fact, likely cause, remedy, numbers (those that are not None)."""
+    tail = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in numbers.items() if v is not None)
+    parts = [p for p in (fact, cause, remedy) if p]
+    return " ".join(parts) + (f" ({tail})" if tail else "")

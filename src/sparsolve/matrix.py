@@ -1,0 +1,235 @@
+"""`SparseMatrix`: differentiable values on a constant pattern, a pytree whose only leaf is `values`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import optree
+import torch
+import torch.utils._pytree as torch_pytree
+from torch import Tensor
+
+from . import calculus
+from .convert import t2c_csr
+from .errors import sentence
+from .operands import plan
+from .pattern import Pattern, pointers, unchecked
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+__all__ = ["SparseMatrix"]
+
+
+class SparseMatrix:
+    """`values` at the entries of `pattern`; one matrix, or a batch that shares the pattern.
+
+    It is a pytree node (torch's and optree's), so it goes through `grad`, `vmap` and `torch.compile` as an argument.
+    In `in_dims` a number stands in place of the values: `SparseMatrix(0, pattern)`. Building one checks nothing.
+
+    Args:
+        values: `(*batch, nnz)`, float32, float64, complex64 or complex128.
+        pattern: where the entries are.
+
+    >>> import torch, sparsolve as sps
+    >>> pattern = sps.Pattern(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), (2, 2))
+    >>> A = sps.SparseMatrix(torch.tensor([2.0, 4.0]), pattern)
+    >>> A @ torch.ones(2)
+    tensor([2., 4.])
+    >>> sps.solve(A, torch.ones(2))
+    tensor([0.5000, 0.2500])
+    """
+
+    __slots__ = ("pattern", "values")
+
+    def __init__(self, values: Tensor, pattern: Pattern) -> None:
+        self.values = values
+        self.pattern = pattern
+
+    @classmethod
+    def from_torch(cls, T: Tensor) -> SparseMatrix:
+        """The values and pattern of a COO (coalesced or not), CSR or CSC tensor, differentiably.
+
+        A COO tensor is coalesced first. Index tensors of a CSR tensor are shared, not copied.
+
+        Args:
+            T: a 2-D sparse tensor.
+
+        Raises:
+            TypeError: another layout, or dense or batch dimensions.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_torch(torch.eye(3).to_sparse_csr())
+        SparseMatrix(3 x 3, nnz=3, torch.float32, cpu)
+        """
+        require_sparse(T)
+        shape = (T.shape[0], T.shape[1])
+        if T.layout is torch.sparse_coo:
+            T = T.coalesce()
+            row, col = T.indices().unbind()
+            return cls(T.values(), unchecked(pointers(row.contiguous(), shape[0]), col.contiguous(), shape))
+        values = _CompressedValues.apply(T)  # type: ignore[no-untyped-call]
+        if T.layout is torch.sparse_csr:
+            return cls(values, unchecked(T.crow_indices(), T.col_indices(), shape))
+        columns = unchecked(T.ccol_indices(), T.row_indices(), (shape[1], shape[0]))
+        pattern, order = columns.adjoint()
+        return cls(values[order], pattern)
+
+    def to_torch(self, layout: torch.layout = torch.sparse_csr) -> Tensor:
+        """The same matrix as a torch sparse tensor; duplicates are added up and columns sorted.
+
+        Args:
+            layout: `torch.sparse_csr` or `torch.sparse_coo`.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_torch(torch.eye(2).to_sparse()).to_torch().layout
+        torch.sparse_csr
+        """
+        if self.values.dim() != 1:
+            raise TypeError(
+                sentence(
+                    f"values have shape {tuple(self.values.shape)}; a batch has no torch sparse tensor.",
+                    remedy="Convert one matrix at a time.",
+                )
+            )
+        indices = torch.stack([self.pattern.rows(), self.pattern.col])
+        coo = torch.sparse_coo_tensor(indices, self.values, self.shape, check_invariants=True).coalesce()
+        if layout is torch.sparse_coo:
+            return coo
+        if layout is not torch.sparse_csr:
+            raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
+        row, col = coo.indices().unbind()
+        return torch.sparse_csr_tensor(pointers(row.contiguous(), self.shape[0]), col, coo.values(), self.shape)
+
+    def to_dense(self) -> Tensor:
+        """`(*batch, rows, columns)`, as `A @ I`: differentiable, and right under every transform."""
+        return multiply(self, torch.eye(self.shape[1], dtype=self.dtype, device=self.device), adjoint=False)
+
+    def to_scipy(self) -> scipy.sparse.csr_matrix:
+        """A SciPy CSR matrix of its own memory, duplicates added up; values are detached."""
+        return t2c_csr(self.to_torch().detach().cpu()).copy()
+
+    @property
+    def mH(self) -> SparseMatrix:
+        """The adjoint `Aᴴ`, differentiably."""
+        pattern, order = self.pattern.adjoint()
+        values = self.values[..., order]
+        return SparseMatrix(values.conj() if values.is_complex() else values, pattern)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(rows, columns)`, without batch dimensions."""
+        return self.pattern.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the values."""
+        return self.values.device
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries of one matrix, stored zeros and duplicates included."""
+        return self.pattern.nnz
+
+    def __matmul__(self, x: Any) -> Any:
+        return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented
+
+    def __repr__(self) -> str:
+        if not isinstance(self.values, Tensor):  # an in_dims tree
+            return f"SparseMatrix({self.values!r}, {self.pattern!r})"
+        batch = "".join(f"{m} x " for m in self.values.shape[:-1])
+        batch = f"batch {batch[:-3]}, " if batch else ""
+        grad = ", requires_grad" if self.values.requires_grad else ""
+        return (
+            f"SparseMatrix({batch}{self.shape[0]} x {self.shape[1]}, nnz={self.nnz}, {self.dtype}, {self.device}{grad})"
+        )
+
+
+def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x`, with batch dimensions."""
+    rows, columns = A.shape
+    values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns)
+    return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
+
+
+def require_sparse(T: Tensor) -> None:
+    """Refuse what is not one 2-D sparse COO, CSR or CSC tensor."""
+    layouts = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+    if not isinstance(T, Tensor) or T.layout not in layouts:
+        what = f"a {T.layout} tensor" if isinstance(T, Tensor) else f"a {type(T).__name__}"
+        raise TypeError(
+            sentence(
+                f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
+                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero.",
+            )
+        )
+    if T.dim() != 2 or T.dense_dim() != 0:
+        raise TypeError(
+            sentence(
+                f"A has shape {tuple(T.shape)} with {T.dense_dim()} dense dimensions; one 2-D sparse matrix is needed.",
+                remedy="A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
+            )
+        )
+
+
+class _CompressedValues(torch.autograd.Function):
+    """`T.values()` of a CSR or CSC tensor, differentiable any number of times.
+
+    torch's own `values()` loses the second derivative of a CSR tensor without a word. The gradient here is built
+    by `torch.sparse_compressed_tensor`, which is differentiable in its values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, T: Tensor) -> Tensor:
+        rows = T.layout is torch.sparse_csr
+        ctx.layout, ctx.shape = T.layout, T.shape
+        ctx.compressed, ctx.plain = (T.crow_indices(), T.col_indices()) if rows else (T.ccol_indices(), T.row_indices())
+        return T.values().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.sparse_compressed_tensor(ctx.compressed, ctx.plain, grad, ctx.shape, layout=ctx.layout)
+
+
+def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
+    return (A.values,), A.pattern
+
+
+def _unflatten_torch(leaves: Any, pattern: Pattern) -> SparseMatrix:
+    (values,) = leaves
+    return SparseMatrix(values, pattern)
+
+
+def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
+    return _unflatten_torch(leaves, pattern)
+
+
+def _pattern_to_json(pattern: Pattern) -> Any:
+    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
+
+
+def _pattern_from_json(data: Any) -> Pattern:
+    dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
+    crow, col = (torch.tensor(a, dtype=dtype) for a in data[1:3])
+    return Pattern(crow, col, tuple(data[3]))
+
+
+torch_pytree.register_pytree_node(
+    SparseMatrix,
+    _flatten,  # type: ignore[arg-type]
+    _unflatten_torch,
+    serialized_type_name="sparsolve.SparseMatrix",
+    to_dumpable_context=_pattern_to_json,
+    from_dumpable_context=_pattern_from_json,
+)
+optree.register_pytree_node(
+    SparseMatrix,  # type: ignore[arg-type]
+    _flatten,  # type: ignore[arg-type]
+    _unflatten_optree,  # type: ignore[arg-type]
+    namespace=optree.registry.__GLOBAL_NAMESPACE,
+)

@@ -1,0 +1,117 @@
+"""Operands brought into the primitives' form, and results back: plan, then execute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .errors import sentence
+from .pattern import Pattern
+
+__all__ = ["plan"]
+
+DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def plan(
+    values: Tensor, pattern: Pattern, b: Tensor, rows: int
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor], bool]:
+    """Values `(*batch, nnz)` and b `(*batch, rows, k)` of one dtype with equal batch dimensions.
+
+    A vector becomes one column. A batch of right-hand sides of one matrix becomes columns; otherwise batch dimensions broadcast.
+
+    Returns:
+        values, b, what undoes the change on a result `(*batch, rows', k)`, and whether b was a vector.
+
+    Raises:
+        TypeError: not tensors, not dense, or a dtype without a solver.
+        ValueError: shapes or devices that do not fit.
+    """
+    dtype = _dtype(values, pattern, b)
+    _fit(values, pattern, b, rows)
+    vector = b.dim() == 1
+    values, b = values.to(dtype), (b.unsqueeze(-1) if vector else b).to(dtype)
+    batch, own = values.shape[:-1], b.shape[:-2]
+    if len(batch) == 0 and len(own) > 0:
+        folded = b.movedim(-2, 0).reshape(rows, -1) if b.numel() else b.new_zeros((rows, _product(own) * b.shape[-1]))
+        k = b.shape[-1]
+
+        def unfold(x: Tensor) -> Tensor:
+            return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
+
+        return values, folded, unfold, False
+    common = torch.broadcast_shapes(batch, own)
+    values, b = values.expand(*common, values.shape[-1]), b.expand(*common, *b.shape[-2:])
+    return values, b, (_column if vector else _same), vector
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _column(x: Tensor) -> Tensor:
+    return x.squeeze(-1)
+
+
+def _product(sizes: torch.Size) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+def _dtype(values: Tensor, pattern: Pattern, b: Tensor) -> torch.dtype:
+    """The dtype of the result, or why there is none."""
+    for name, t in (("A's values", values), ("b", b)):
+        if not isinstance(t, Tensor):
+            raise TypeError(
+                sentence(f"{name} must be a torch.Tensor, not a {type(t).__name__}.", remedy="Use torch.as_tensor.")
+            )
+        if t.layout is not torch.strided:
+            raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
+        if t.dtype not in DTYPES:
+            raise TypeError(
+                sentence(
+                    f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
+                    "Nothing is cast without being asked.",
+                    f"Use .to(torch.{'float32' if t.is_floating_point() else 'float64'}).",
+                )
+            )
+    if values.device != b.device or values.device != pattern.device:
+        raise ValueError(
+            sentence(
+                f"A's values are on {values.device}, its pattern on {pattern.device} and b on {b.device}; all must be on one device.",
+                remedy="Use .to(device) on each (Pattern.to for the pattern).",
+            )
+        )
+    return torch.promote_types(values.dtype, b.dtype)
+
+
+def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> None:
+    """Shapes."""
+    if values.dim() == 0 or values.shape[-1] != pattern.nnz:
+        raise ValueError(
+            sentence(
+                f"values have shape {tuple(values.shape)}; the pattern has {pattern.nnz} entries, so (*batch, {pattern.nnz}) is needed."
+            )
+        )
+    if b.dim() == 0:
+        raise ValueError(sentence(f"b is a number; (n,), (n, k) or (*batch, n, k) with n = {rows} is needed."))
+    at = b.shape[0] if b.dim() == 1 else b.shape[-2]
+    if at != rows:
+        hint = (
+            "A batch of vectors (*batch, n) is b.unsqueeze(-1), or a torch.vmap over it."
+            if b.dim() > 1 and b.shape[-1] == rows
+            else ""
+        )
+        raise ValueError(
+            sentence(
+                f"b has shape {tuple(b.shape)}; with A of shape {pattern.shape} it must be ({rows},), ({rows}, k) or (*batch, {rows}, k).",
+                remedy=hint,
+            )
+        )
+    batch, own = values.shape[:-1], b.shape[:-2]
+    if any(p != q and p != 1 and q != 1 for p, q in zip(reversed(batch), reversed(own), strict=False)):
+        raise ValueError(sentence(f"The batch dimensions {tuple(batch)} of A and {tuple(own)} of b do not broadcast."))

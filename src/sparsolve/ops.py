@@ -1,0 +1,130 @@
+"""The three opaque ops: what runs, and what their outputs look like.
+
+Tensors in, tensors out; NumPy, SciPy and CuPy are inside, where no transform looks. Batch dimensions of values and
+right-hand sides are equal here; `calculus.py` and `operands.py` see to that. Outputs are contiguous, real and fake alike.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backends import Factor, device_module, solver_module
+from .errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
+from .memo import FACTORS
+from .result import Status
+from .solvers import decode
+
+__all__ = ["REPORT"]
+
+REPORT = 3  # rows of a report: status, iterations, relative residual
+_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
+
+
+@torch.library.custom_op("sparsolve::solve", mutates_args=(), tags=_TAGS)
+def solve(
+    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool
+) -> tuple[Tensor, Tensor]:
+    """`A⁻¹ b` or `A⁻ᴴ b`: values `(*batch, nnz)`, b `(*batch, n, k)`.
+
+    With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 3, k)`; without, it is raised.
+    """
+    on = device_module(values.device.type)
+    n, k = b.shape[-2:]
+    structure = on.structure_of(crow, col, (n, n))
+    vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
+    x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
+    if n == 0 or k == 0:
+        return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
+    for i in range(len(bs)):
+        try:
+            x[i] = _factor(solver, values.device.type, structure, vs[i]).solve(bs[i], adjoint=adjoint)
+        except SolveError as error:
+            if not report:
+                raise _located(error, i if len(bs) > 1 else None, adjoint) from error
+            x[i], reports[i, 0] = math.nan, _status(error)
+        if report:
+            reports[i, 2] = _residual(on, structure, vs[i], bs[i], x[i], adjoint)
+    return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
+
+
+@torch.library.custom_op("sparsolve::matmul", mutates_args=(), tags=_TAGS)
+def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
+    on = device_module(values.device.type)
+    rows, k = crow.shape[0] - 1, x.shape[-1]
+    structure = on.structure_of(crow, col, (rows, columns))
+    vs, xs = _flat(on.array(values), 1), _flat(on.array(x), 2)
+    y = on.empty((len(xs), columns if adjoint else rows, k), xs)
+    for i in range(len(xs)):
+        y[i] = on.multiply(on.matrix(structure, vs[i]), xs[i], adjoint=adjoint)
+    return on.tensor(y).reshape(*x.shape[:-2], *y.shape[1:])  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("sparsolve::sample", mutates_args=(), tags=_TAGS)
+def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """`(u vᴴ)` at the entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`, out `(*batch, nnz)`."""
+    on = device_module(u.device.type)
+    structure = on.structure_of(crow, col, (u.shape[-2], v.shape[-2]))
+    us, vs = _flat(on.array(u), 2), _flat(on.array(v), 2)
+    out = on.empty((len(us), col.shape[0]), us)
+    for i in range(len(us)):
+        out[i] = on.sampled(structure, us[i], vs[i])
+    return on.tensor(out).reshape(*u.shape[:-2], col.shape[0])  # type: ignore[no-any-return]
+
+
+@solve.register_fake
+def _(
+    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool
+) -> tuple[Tensor, Tensor]:
+    return b.new_empty(b.shape), b.new_empty((*b.shape[:-2], REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
+
+
+@matmul.register_fake
+def _(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
+    return x.new_empty((*x.shape[:-2], columns if adjoint else crow.shape[0] - 1, x.shape[-1]))
+
+
+@sample.register_fake
+def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    return u.new_empty((*u.shape[:-2], col.shape[0]))
+
+
+def _flat(a: Any, core: int) -> Any:
+    """All batch dimensions as one, before the last `core`."""
+    return a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
+
+
+def _factor(key: str, device: str, structure: Any, values: Any) -> Factor:
+    """The factorization, made now or found again."""
+    solver = decode(key)
+    module = solver_module(type(solver).__name__, device)
+
+    def make() -> Factor:
+        return module.factorize(structure, values, solver)  # type: ignore[no-any-return]
+
+    return FACTORS.get((key, structure, values.dtype), (values,), make) if getattr(module, "remember", True) else make()
+
+
+def _residual(on: Any, structure: Any, values: Any, b: Any, x: Any, adjoint: bool) -> Any:
+    """`‖b − A x‖₂ / ‖b‖₂` for each column."""
+    r = b - on.multiply(on.matrix(structure, values), x, adjoint=adjoint)
+    size, error = ((abs(a) ** 2).sum(axis=0) ** 0.5 for a in (b, r))
+    return error / (size + (size == 0))
+
+
+def _status(error: SolveError) -> int:
+    if isinstance(error, SingularMatrixError):
+        return Status.SINGULAR
+    return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
+
+
+def _located(error: SolveError, batch_index: int | None, adjoint: bool) -> SolveError:
+    """The same error, saying which system it was."""
+    fact = str(error)
+    if adjoint:
+        fact += " This was the solve with the adjoint of A, as a gradient needs it."
+    return type(error)(sentence(fact, batch_index=batch_index))

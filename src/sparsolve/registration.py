@@ -1,0 +1,118 @@
+"""The rules' attachment to an op: the only file that touches torch's dispatcher internals.
+
+Why not `register_autograd` alone: the Function that torch generates from it has no `jvp`, so a
+forward-mode derivative of a custom op is a zero tangent without an error, and no `setup_context`,
+so `torch.func.grad` of it raises. Why not `torch.autograd.Function` around the op: Dynamo rejects
+or drops its `jvp`, and functorch runs its forward with the outer levels' modes switched off.
+
+What works is what torch's built-in ops have: **one kernel at the op's `Autograd` dispatch key**. There the
+interpreter of the current functorch level is already peeled off, so a plain single-level Function is exactly
+right, and Dynamo sees an op, never a Function. Three details make it whole:
+
+- `Function.apply` switches grad mode and forward-grad mode off while `forward` runs. Levels further out still
+  need them when functorch transforms are active, so they are switched on again (`_for_outer_levels`).
+- Saved tensors stay dual, or forward-over-reverse loses a term; the tangent rule must see primals, so it
+  takes the primal of each at its own level.
+- The same tensors are saved for backward and for forward mode.
+
+`register_autograd` stays: it is what `opcheck` and other tools look up. If a torch release moves one of the private names
+below, the import of this file fails with its name; `tests/test_registration.py` then says what each is for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active as _transforming
+from torch._C import _AutoDispatchBelowAutograd
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._VF import _unpack_dual
+from torch.autograd.forward_ad import _set_fwd_grad_enabled
+from torch.autograd.function import _SingleLevelFunction
+
+__all__ = ["attach"]
+
+Rule = Callable[..., Any]
+
+_library = torch.library.Library("sparsolve", "FRAGMENT")
+
+
+@contextlib.contextmanager
+def _for_outer_levels() -> Iterator[None]:
+    if not _transforming():
+        yield
+        return
+    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+        yield
+
+
+def _primal(t: Tensor) -> Tensor:
+    return _unpack_dual(t, level=0)[0] if _transforming() else t
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep every tensor for both modes and everything else as it is; only the first output is differentiable."""
+    first, *rest = output if isinstance(output, tuple) else (output,)
+    ctx.mark_non_differentiable(*rest)
+    tensors = [*inputs, first]
+    ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
+    saved = [a for a in tensors if isinstance(a, Tensor)]
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
+
+
+def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
+    """The inputs and the first output, as `_save` kept them."""
+    tensors = iter(ctx.saved_tensors)
+    everything = [next(tensors) if constant is None else constant[0] for constant in ctx.constants]
+    if primal:
+        everything = [_primal(a) if isinstance(a, Tensor) else a for a in everything]
+    return everything[:-1], everything[-1]
+
+
+def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
+    """Give the op `sparsolve::name` its rules, under every transform.
+
+    Args:
+        name: an opaque op whose outputs are a tensor, or a tuple whose first entry alone is differentiable.
+        backward: `(inputs, output, needs, grad) -> one gradient or None per input`.
+        jvp: `(inputs, output, tangents) -> tangent of the output`, `tangents` None where there is none.
+        vmap: the rule as `torch.library.register_vmap` takes it.
+    """
+    op = getattr(torch.ops.sparsolve, name).default
+    several = len(op._schema.returns) > 1
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save(ctx, inputs, output)
+
+    def pull(ctx: Any, *grads: Tensor) -> Any:
+        inputs, output = _saved(ctx, primal=False)
+        return backward(inputs, output, ctx.needs_input_grad, grads[0])
+
+    def push(ctx: Any, *tangents: Tensor | None) -> Any:
+        with _for_outer_levels():
+            inputs, output = _saved(ctx, primal=True)
+            tangent = jvp(inputs, output, tangents)
+            return (tangent, None) if several else tangent
+
+    def forward(*args: Any) -> Any:
+        with _for_outer_levels(), _AutoDispatchBelowAutograd():
+            return op(*args)
+
+    rules = {"forward": forward, "setup_context": setup_context, "backward": pull, "jvp": push}
+    function: Any = type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        with enable_single_level_autograd_function():
+            return function.apply(*args)
+
+    torch.library.register_autograd(f"sparsolve::{name}", pull, setup_context=setup_context)
+    torch.library.register_vmap(f"sparsolve::{name}", vmap)
+    with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
+        warnings.simplefilter("ignore", UserWarning)
+        _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)

@@ -1,0 +1,46 @@
+"""What `solve_with_info` returns."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+__all__ = ["Info", "Solution", "Status"]
+
+
+class Status(IntEnum):
+    """How one column of a solve ended; `Info.status` holds these as integers.
+
+    >>> import sparsolve as sps
+    >>> sps.Status.CONVERGED == 0
+    True
+    """
+
+    CONVERGED = 0
+    SINGULAR = 1
+    NOT_POSITIVE_DEFINITE = 2
+    MAXITER = 3
+    BREAKDOWN = 4
+
+
+class Info(NamedTuple):
+    """One number per column of `b`, as tensors, so that it goes through `vmap` and `torch.compile`.
+
+    Attributes:
+        status: integers of `Status`, shape of `b` without its row dimension.
+        iterations: iterations used, 0 for a direct method, same shape.
+        residual: `‖b − A x‖₂ / ‖b‖₂` (0 where `b = 0` and `x = 0`), same shape, float64.
+    """
+
+    status: Tensor
+    iterations: Tensor
+    residual: Tensor
+
+
+class Solution(NamedTuple):
+    """`x` and how it was found; for a pytree `b` both are pytrees of `b`'s structure."""
+
+    x: Any
+    info: Any

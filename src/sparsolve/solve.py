@@ -1,0 +1,168 @@
+"""`solve`, `solve_with_info`, `matmul`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from . import calculus
+from .errors import sentence
+from .matrix import SparseMatrix, multiply
+from .operands import plan
+from .result import Info, Solution
+from .solvers import LU, Function, Solver, encode
+
+__all__ = ["matmul", "solve", "solve_with_info"]
+
+_DEFAULT = LU()
+
+
+def solve(
+    A: SparseMatrix | Tensor, b: Any, solver: Solver | Callable[..., Any] = _DEFAULT, *, adjoint: bool = False
+) -> Any:
+    """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
+
+    Args:
+        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, or a sparse COO or CSR tensor. float32, float64, complex64 or complex128.
+        b: `(n,)`, `(n, k)` or `(*batch, n, k)` (a vector only if exactly 1-D), or a pytree of such tensors.
+        solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy matrix of the
+            system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
+        adjoint: solve with `Aᴴ`.
+
+    Returns:
+        x: shape and structure of `b` (batch dimensions broadcast), `torch.result_type` of `A` and `b`, on their device, contiguous.
+
+    Raises:
+        SingularMatrixError: `A` is singular, exactly or to working precision.
+        SolveError: NaN or Inf in `A` or `b`.
+        PatternError: indices that do not describe a matrix.
+        TypeError, ValueError: dtypes, layouts, shapes or devices that do not fit.
+
+    Transforms:
+        `grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian`, `vmap`, `linearize`, nested, and `torch.compile(fullgraph=True)`. Derivatives are
+        with respect to `A`'s values (or the sparse tensor: the gradient is sparse, on `A`'s pattern) and `b`. With `λ = A⁻ᴴ x̄`: `b̄ = λ`, `Ā = −λ xᴴ` on the
+        pattern (Giles, 2008, section 2.3).
+
+    Cost:
+        One factorization for each different `A`, shared with all derivatives, the adjoint and later calls; then one
+        pair of triangular solves and one sparse product for each column, once more for each derivative.
+
+    >>> import torch, sparsolve as sps
+    >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]]).to_sparse().requires_grad_()
+    >>> x = sps.solve(A, torch.tensor([6.0, 4.0]))
+    >>> x
+    tensor([1., 2.], grad_fn=<...>)
+    >>> x.sum().backward()
+    >>> A.grad.to_dense()
+    tensor([[-0.2500, -0.5000],
+            [ 0.0000, -0.7500]])
+    """
+    return _each(A, b, solver, adjoint, _solve)
+
+
+def solve_with_info(
+    A: SparseMatrix | Tensor, b: Any, solver: Solver | Callable[..., Any] = _DEFAULT, *, adjoint: bool = False
+) -> Solution:
+    """`solve`, and how it went: a failed solve is a status and an x of NaN instead of an error.
+
+    Args:
+        A, b, solver, adjoint: as for `solve`.
+
+    Returns:
+        `Solution(x, Info(status, iterations, residual))`; for a pytree `b`, `x` and `info` are pytrees of its structure. `info` has no derivatives.
+
+    Raises:
+        PatternError, TypeError, ValueError: as for `solve`. A failure inside a derivative is always an error.
+
+    Cost:
+        As `solve`, and one more sparse product.
+
+    >>> import torch, sparsolve as sps
+    >>> sol = sps.solve_with_info(torch.zeros(2, 2).to_sparse(), torch.ones(2))
+    >>> sol.info.status == sps.Status.SINGULAR
+    tensor(True)
+    """
+    pairs = _each(A, b, solver, adjoint, _solve_with_info)
+    if isinstance(b, Tensor):
+        return pairs  # type: ignore[no-any-return]
+    is_leaf = lambda s: isinstance(s, Solution)  # noqa: E731
+    x, info = (optree.tree_map(lambda s, i=i: s[i], pairs, is_leaf=is_leaf) for i in range(2))
+    return Solution(x, info)
+
+
+def matmul(A: SparseMatrix | Tensor, x: Any, *, adjoint: bool = False) -> Any:
+    """`A x`, or `Aᴴ x` with `adjoint=True`, with the derivatives and transforms of `solve`.
+
+    Args:
+        A: `(m, n)`, as for `solve`; here it need not be square.
+        x: `(n,)`, `(n, k)` or `(*batch, n, k)` (`m` in place of `n` for the adjoint), or a pytree of such tensors.
+        adjoint: multiply by `Aᴴ`.
+
+    Returns:
+        `(m,)`, `(m, k)` or `(*batch, m, k)` (`n` for the adjoint), `torch.result_type` of both, contiguous.
+
+    Raises:
+        PatternError, TypeError, ValueError: as for `solve`.
+
+    Cost:
+        No factorization, one sparse product; a gradient takes one more, and one pass over the entries for the values.
+
+    >>> import torch, sparsolve as sps
+    >>> sps.matmul(torch.tensor([[1.0, 2.0], [0.0, 3.0]]).to_sparse_csr(), torch.ones(2))
+    tensor([3., 3.])
+    """
+    matrix = _matrix(A)
+    if isinstance(x, Tensor):
+        return multiply(matrix, x, adjoint=adjoint)
+    return optree.tree_map(lambda leaf: multiply(matrix, leaf, adjoint=adjoint), x)
+
+
+def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, one: Callable[..., Any]) -> Any:
+    """`one` for b, or for every leaf of it."""
+    matrix = _matrix(A)
+    rows, columns = matrix.shape
+    if rows != columns:
+        raise ValueError(
+            sentence(
+                f"A has shape {matrix.shape}; solve needs a square one.",
+                remedy="For least squares solve the normal equations, or the augmented system [[I, A], [Aᴴ, 0]].",
+            )
+        )
+    if isinstance(b, Tensor):
+        return one(matrix, b, solver, adjoint)
+    return optree.tree_map(lambda leaf: one(matrix, leaf, solver, adjoint), b)
+
+
+def _solve(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool) -> Tensor:
+    values, columns, restore, _ = plan(A.values, A.pattern, b, A.shape[0])
+    x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint)
+    return restore(x)
+
+
+def _solve_with_info(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool) -> Solution:
+    values, columns, restore, vector = plan(A.values, A.pattern, b, A.shape[0])
+    x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True)
+    report = restore(report).detach()
+    status, iterations, residual = report.unbind(-1 if vector else -2)
+    return Solution(restore(x), Info(status.to(torch.int64), iterations.to(torch.int64), residual))
+
+
+def _matrix(A: SparseMatrix | Tensor) -> SparseMatrix:
+    return A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
+
+
+def _key(solver: Any, b: Tensor) -> str:
+    """What the op calls the solver."""
+    if isinstance(solver, Solver):
+        return encode(solver)
+    if not callable(solver):
+        raise TypeError(
+            sentence(
+                f"solver is a {type(solver).__name__}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed."
+            )
+        )
+    return encode(Function(forward=solver, adjoint=solver, vector=b.dim() == 1))

@@ -1,0 +1,123 @@
+"""Solver records: frozen, keyword-only, and each with a string key that crosses the op boundary.
+
+An op of torch takes tensors, numbers and strings. A record's key is its own `repr`, so that a graph saved by
+`torch.export` names its solver in full; a callable's key is a ticket into a bounded table of this process.
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from .errors import SolveError, sentence
+
+__all__ = ["LU", "Solver"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """Base of the records; not a solver itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LU(Solver):
+    """Direct solve by sparse LU: `P A Q = L U`, for any square nonsingular `A`.
+
+    One factorization serves `A x = b` and `Aᴴ x = b`, every right-hand side, and all derivatives. Each solution's
+    normwise backward error `‖b − A x‖ / (‖A‖ ‖x‖ + ‖b‖)` (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., section 7.1) is checked; where it is large the solution is refined, then the matrix is factorized
+    again with partial pivoting, and if that does not help `SingularMatrixError` is raised.
+
+    >>> import sparsolve as sps
+    >>> sps.LU()
+    LU()
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function(Solver):
+    """A pair of callables `(matrix, rhs) -> x`: one for `A x = b`, one for `Aᴴ x = b`.
+
+    Each gets the SciPy (CuPy) matrix of the system that it solves, already adjoint where that is asked.
+
+    Attributes:
+        forward: solves with `A`.
+        adjoint: solves with `Aᴴ`.
+        vector: whether they are called with one `(n,)` column at a time; otherwise with the whole `(n, k)` block.
+    """
+
+    forward: Callable[..., Any]
+    adjoint: Callable[..., Any]
+    vector: bool = True
+
+
+_RECORDS: dict[str, type[Solver]] = {"LU": LU}
+_FUNCTIONS: OrderedDict[str, Function] = OrderedDict()
+_TICKETS: dict[Function, str] = {}
+_MOST_FUNCTIONS = 1024
+_lock = threading.Lock()
+_issued = 0
+
+
+def _encode(solver: Solver) -> str:
+    """The string that stands for `solver` in an op's arguments; a constant for Dynamo."""
+    return _ticket(solver) if isinstance(solver, Function) else repr(solver)
+
+
+encode: Callable[[Solver], str] = torch.compiler.assume_constant_result(_encode)
+
+
+def _ticket(function: Function) -> str:
+    """Enter a callable in the table; the least recently used leaves it, never one of the last 1024."""
+    global _issued
+    with _lock:
+        key = _TICKETS.get(function)
+        if key is None:
+            _issued += 1
+            key = _TICKETS[function] = f"function:{_issued}"
+            _FUNCTIONS[key] = function
+            if len(_FUNCTIONS) > _MOST_FUNCTIONS:
+                del _TICKETS[_FUNCTIONS.popitem(last=False)[1]]
+        _FUNCTIONS.move_to_end(key)
+        return key
+
+
+def decode(key: str) -> Solver:
+    """The solver that `encode` made `key` of."""
+    return _redeem(key) if key.startswith("function:") else _parse(key)
+
+
+def _redeem(key: str) -> Function:
+    with _lock:
+        function = _FUNCTIONS.get(key)
+        if function is None:
+            raise SolveError(
+                sentence(
+                    f"The solver callable {key!r} is not in this process's table.",
+                    "Either more than a thousand other callables came since, or the graph was exported by another process.",
+                    "Define the callable once, outside the loop; export graphs with a solver record such as LU().",
+                )
+            )
+        _FUNCTIONS.move_to_end(key)
+        return function
+
+
+@lru_cache(maxsize=256)
+def _parse(key: str) -> Solver:
+    """Read `Name(field=literal, ...)`, where a literal may be such a record again."""
+
+    def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return _RECORDS[node.func.id](**{str(k.arg): value(k.value) for k in node.keywords})
+        return ast.literal_eval(node)
+
+    solver = value(ast.parse(key, mode="eval").body)
+    assert isinstance(solver, Solver)
+    return solver
