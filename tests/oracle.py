@@ -15,9 +15,9 @@ def dense(values: Tensor, pattern: sps.Pattern) -> Tensor:
     """`(*batch, n, n)` from `(*batch, nnz)`; duplicates add up."""
     zeros = torch.zeros(*values.shape[:-1], *pattern.shape, dtype=values.dtype, device=values.device)
     # one position per entry, so that no transform ever has to generate code for a scatter
-    one_hot_rows = torch.nn.functional.one_hot(pattern.rows().long(), pattern.shape[0]).to(values.dtype)
-    one_hot_cols = torch.nn.functional.one_hot(pattern.col.long(), pattern.shape[1]).to(values.dtype)
-    return zeros + one_hot_rows.mT @ (values.unsqueeze(-1) * one_hot_cols)
+    in_row = (pattern.rows().unsqueeze(1) == torch.arange(pattern.shape[0], device=values.device)).to(values.dtype)
+    in_col = (pattern.col.unsqueeze(1) == torch.arange(pattern.shape[1], device=values.device)).to(values.dtype)
+    return zeros + in_row.mT @ (values.unsqueeze(-1) * in_col)
 
 
 def solve(values: Tensor, pattern: sps.Pattern, b: Tensor, adjoint: bool = False) -> Tensor:

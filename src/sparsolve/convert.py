@@ -1,5 +1,278 @@
+"""torch sparse tensors as SciPy matrices and back: plain functions, no derivatives.
+
+Memory is shared where nothing that SciPy does in place can reach the tensor, and copied elsewhere. An object that is
+handed in is never changed, not even its flags.
+
+SciPy sorts, sums and prunes in place (`spsolve` calls `sum_duplicates`). The views made here are read-only: found with
+SciPy 1.17, on such a canonical matrix `sum_duplicates` and `sort_indices` do nothing, `eliminate_zeros`, `setdiag`,
+`M[i, j] = v`, `M *= 2` and `M.data *= 2` raise ValueError before anything is written, no compiled routine writes
+through, and the solvers, products, conversions and graph routines work as ever.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
 
-def t2c_csr(T: Any) -> Any:
-    """Soon."""
+from .errors import BackendUnavailableError, sentence
+
+__all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
+
+
+def t2c_csr(T: Tensor) -> sp.csr_matrix:
+    """The SciPy CSR matrix of a CSR tensor.
+
+    A canonical tensor (columns sorted, no duplicates) lends its memory, read-only; `.copy()` of the result is writable.
+    Any other is copied as it is. A tensor that requires a gradient is detached.
+
+    Args:
+        T: `(m, n)` `torch.sparse_csr` tensor on the CPU, of any dtype that NumPy has.
+
+    Returns:
+        `(m, n)` matrix of the same dtype and index dtype (SciPy's own constructor would turn int64 into int32).
+
+    Raises:
+        TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
+        ValueError: another layout, batch dimensions, dense dimensions.
+        BackendUnavailableError: a tensor on another device.
+
+    >>> import torch, sparsolve as sps
+    >>> M = sps.t2c_csr(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse_csr())
+    >>> M.indices, M.data
+    (array([1, 0]), array([2., 3.], dtype=float32))
+    """
+    _require_tensor(T, torch.sparse_csr, "to_sparse_csr")
+    T = T.detach()
+    M = _filled(T.shape, _lent(T.values()), _lent(T.col_indices()), _lent(T.crow_indices()))
+    if M.has_canonical_format:  # looks at the entries, and sets SciPy's flags
+        return M
+    return _filled(T.shape, *(np.array(a) for a in (M.data, M.indices, M.indptr)))
+
+
+def t2c_coo(T: Tensor) -> sp.coo_matrix:
+    """The SciPy COO matrix of a COO tensor.
+
+    A coalesced tensor lends its memory, read-only; `.copy()` of the result is writable. Any other is coalesced, with
+    a UserWarning. A tensor that requires a gradient is detached.
+
+    Args:
+        T: `(m, n)` `torch.sparse_coo` tensor on the CPU, of any dtype that NumPy has.
+
+    Returns:
+        `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them.
+
+    Raises:
+        TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
+        ValueError: another layout, batch dimensions, dense dimensions.
+        BackendUnavailableError: a tensor on another device.
+
+    >>> import torch, sparsolve as sps
+    >>> M = sps.t2c_coo(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse())
+    >>> M.row, M.col, M.data
+    (array([0, 1]), array([1, 0]), array([2., 3.], dtype=float32))
+    """
+    _require_tensor(T, torch.sparse_coo, "to_sparse")
+    T = T.detach()
+    if not T.is_coalesced():
+        warnings.warn(
+            sentence(
+                "The COO tensor is not coalesced; it was coalesced, so duplicates are added up.",
+                "The order and number of entries differ from the tensor's.",
+                "Call .coalesce() first to say that this is meant.",
+            ),
+            UserWarning,
+            stacklevel=2,
+        )
+        T = T.coalesce()
+    row, col, data = _lent(T.indices()[0]), _lent(T.indices()[1]), _lent(T.values())
+    if not _fresh(row, col).all():  # called coalesced, but is not
+        row, col, data = _summed(row, col, data)
+    M = sp.coo_matrix(tuple(T.shape))
+    M.data, M.coords = data, (row, col)  # the constructor would turn int64 indices into int32
+    M.has_canonical_format = True
+    return M
+
+
+def c2t_csr(M: Any) -> Tensor:
+    """The CSR tensor of a SciPy CSR matrix.
+
+    The tensor has its own memory, since SciPy may rewrite a writable array in place (`eliminate_zeros` moves values and
+    indices) where nothing can stop it. The exception is a matrix that `t2c_csr` made: its arrays are read-only and belong to a tensor
+    already, and are shared with that tensor. Unsorted columns are sorted and duplicates added up.
+
+    Args:
+        M: `(m, n)` `csr_matrix` or `csr_array`, of any dtype that torch has.
+
+    Returns:
+        `(m, n)` `torch.sparse_csr` tensor on the CPU, of the same dtype and index dtype.
+
+    Raises:
+        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        ValueError: another format, not 2-D, or indices that do not describe a matrix.
+
+    >>> import scipy.sparse, sparsolve as sps
+    >>> sps.c2t_csr(scipy.sparse.csr_matrix([[0.0, 2.0], [3.0, 0.0]])).to_dense()
+    tensor([[0., 2.],
+            [3., 0.]], dtype=torch.float64)
+    """
+    _require_matrix(M, "csr")
+    entries = int(M.indptr[-1])
+    data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
+    row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
+    if not _fresh(row, indices).all():
+        row, indices, data = _summed(row, indices, data)
+        indptr = np.searchsorted(row, np.arange(M.shape[0] + 1)).astype(M.indptr.dtype)
+    index = np.result_type(indptr, indices)
+    parts = _tensor(indptr.astype(index, copy=False)), _tensor(indices.astype(index, copy=False)), _tensor(data)
+    return _checked(lambda: torch.sparse_csr_tensor(*parts, size=M.shape, check_invariants=True))
+
+
+def c2t_coo(M: Any) -> Tensor:
+    """The coalesced COO tensor of a SciPy COO matrix.
+
+    The tensor has its own memory, for the reason given at `c2t_csr`; the values of a matrix that `t2c_coo` made are shared with
+    the tensor that they belong to. Unsorted entries are sorted and duplicates added up.
+
+    Args:
+        M: `(m, n)` `coo_matrix` or `coo_array`, of any dtype that torch has.
+
+    Returns:
+        `(m, n)` coalesced `torch.sparse_coo` tensor on the CPU, of the same dtype; torch's COO indices are always int64.
+
+    Raises:
+        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        ValueError: another format, not 2-D, or indices that do not describe a matrix.
+
+    >>> import scipy.sparse, sparsolve as sps
+    >>> sps.c2t_coo(scipy.sparse.coo_matrix([[0.0, 2.0], [3.0, 0.0]])).to_dense()
+    tensor([[0., 2.],
+            [3., 0.]], dtype=torch.float64)
+    """
+    _require_matrix(M, "coo")
+    row, col, data = M.row, M.col, M.data
+    if not _fresh(row, col).all():
+        row, col, data = _summed(row, col, data)
+    indices, values = torch.from_numpy(np.stack([row, col]).astype(np.int64, copy=False)), _tensor(data)
+    return _checked(
+        lambda: torch.sparse_coo_tensor(indices, values, M.shape, check_invariants=True, is_coalesced=True)
+    )
+
+
+def _require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
+    if not isinstance(T, Tensor):
+        raise TypeError(sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy."))
+    if T.layout is not layout:
+        raise ValueError(
+            sentence(
+                f"T has layout {T.layout}; {layout} is needed.",
+                "The function's name ends in the layout that it takes.",
+                f"Use T.{method}().",
+            )
+        )
+    if T.dim() != 2 or T.dense_dim() != 0:
+        raise ValueError(
+            sentence(
+                f"T has shape {tuple(T.shape)} with {T.dense_dim()} dense dimensions; SciPy's matrices are 2-D.",
+                "A batch of matrices, or a vector, is the usual cause.",
+                "Convert one matrix at a time.",
+            )
+        )
+    if T.device.type != "cpu":
+        raise BackendUnavailableError(
+            sentence(
+                f"T is on {T.device}; SciPy works on the CPU, and nothing is moved without being asked.",
+                "There is no backend for that device in this version.",
+                "Use T.cpu().",
+            )
+        )
+
+
+def _require_matrix(M: Any, format: str) -> None:
+    if not sp.issparse(M):
+        raise TypeError(
+            sentence(
+                f"M is a {type(M).__name__}; a SciPy sparse matrix is needed.",
+                remedy=f"Use scipy.sparse.{format}_matrix(M).",
+            )
+        )
+    if M.format != format:
+        raise ValueError(
+            sentence(
+                f"M has format {M.format!r}; {format!r} is needed.",
+                "The function's name ends in the format that it takes.",
+                f"Use M.to{format}().",
+            )
+        )
+    if len(M.shape) != 2:
+        raise ValueError(
+            sentence(f"M has shape {M.shape}; it must be 2-D.", "A 1-D sparse array, perhaps.", "Use M.reshape(1, -1).")
+        )
+
+
+def _lent(t: Tensor) -> Any:
+    """A read-only NumPy view of a tensor."""
+    try:
+        a = t.resolve_conj().resolve_neg().numpy().view()
+    except TypeError as error:
+        raise TypeError(
+            sentence(f"T has dtype {t.dtype}, which NumPy does not have.", remedy="Use T.to(torch.float32).")
+        ) from error
+    a.flags.writeable = False
+    return a
+
+
+def _filled(shape: Any, data: Any, indices: Any, indptr: Any) -> sp.csr_matrix:
+    """A CSR matrix of just these arrays: the constructor would copy int64 indices that fit into int32."""
+    M = sp.csr_matrix(tuple(shape))
+    M.data, M.indices, M.indptr = data, indices, indptr
+    return M
+
+
+def _fresh(row: Any, col: Any) -> Any:
+    """Whether each entry comes after the one before it in row-major order, so that all of them is canonical."""
+    fresh = np.ones(row.size, dtype=bool)
+    step = np.diff(row)
+    fresh[1:] = (step > 0) | ((step == 0) & (np.diff(col) > 0))
+    return fresh
+
+
+def _summed(row: Any, col: Any, data: Any) -> tuple[Any, Any, Any]:
+    """Entries in row-major order, those of one place added up in their dtype (true if any is, for bool)."""
+    order = np.lexsort((col, row))
+    row, col, data = row[order], col[order], data[order]
+    fresh = _fresh(row, col)
+    return row[fresh], col[fresh], np.add.reduceat(data, np.flatnonzero(fresh), dtype=data.dtype)
+
+
+def _tensor(a: Any) -> Tensor:
+    """A tensor of its own memory; or of the memory of the tensor that `_lent` took the array from."""
+    root = a.base
+    if not a.flags.writeable and isinstance(root, np.ndarray) and isinstance(root.base, Tensor):
+        lent = a.ctypes.data == root.ctypes.data and a.shape == root.shape and a.strides == root.strides
+        if lent and a.dtype == root.dtype:
+            return torch.from_numpy(root)
+    try:
+        return torch.from_numpy(np.array(a, dtype=a.dtype.newbyteorder("=")))
+    except TypeError as error:
+        raise TypeError(
+            sentence(f"M has dtype {a.dtype}, which torch does not have.", remedy="Use M.astype(numpy.float64).")
+        ) from error
+
+
+def _checked(make: Callable[[], Tensor]) -> Tensor:
+    try:
+        return make()
+    except RuntimeError as error:
+        raise ValueError(
+            sentence(
+                f"The index arrays of M do not describe a matrix: {error}",
+                "They were written by hand, perhaps with one-based indices.",
+                "M.check_format() looks at them in SciPy (CSR).",
+            )
+        ) from error

@@ -14,7 +14,7 @@ from .errors import sentence
 from .matrix import SparseMatrix, multiply
 from .operands import plan
 from .result import Info, Solution
-from .solvers import LU, Function, Solver, encode
+from .solvers import LU, Solver, encode, encode_callable
 
 __all__ = ["matmul", "solve", "solve_with_info"]
 
@@ -165,4 +165,4 @@ def _key(solver: Any, b: Tensor) -> str:
                 f"solver is a {type(solver).__name__}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed."
             )
         )
-    return encode(Function(forward=solver, adjoint=solver, vector=b.dim() == 1))
+    return encode_callable(solver, b.dim() == 1)

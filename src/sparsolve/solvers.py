@@ -71,7 +71,13 @@ def _encode(solver: Solver) -> str:
     return _ticket(solver) if isinstance(solver, Function) else repr(solver)
 
 
+def _encode_callable(call: Callable[..., Any], vector: bool) -> str:
+    """The string for one callable that solves with `A` and with `Aᴴ`, as it is given."""
+    return _ticket(Function(forward=call, adjoint=call, vector=vector))
+
+
 encode: Callable[[Solver], str] = torch.compiler.assume_constant_result(_encode)
+encode_callable: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_encode_callable)
 
 
 def _ticket(function: Function) -> str:

@@ -43,7 +43,7 @@ def singular(structure: Structure, values: Any, fact: str, condition: float | No
 
 
 def _cause(structure: Structure, values: Any) -> tuple[str, str]:
-    matrix = structure.csc(values)
+    matrix = structure.csc(values).copy()
     matrix.eliminate_zeros()
     n = structure.shape[0]
     for name, empty in (

@@ -37,7 +37,7 @@ class FunctionFactor:
 
     def _checked(self, call: Any, b: Any, adjoint: bool) -> Any:
         A = self._structure.csc(self._values)
-        A = A.conj().T.tocsr() if adjoint else A.tocsr()
+        A = A.conj().T.tocsr(copy=True) if adjoint else A.tocsr(copy=True)
         A.sort_indices()
         x = np.asarray(call(A, b.copy()))
         name = getattr(call, "__name__", type(call).__name__)

@@ -19,7 +19,7 @@ _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay i
 
 
 def array(t: Tensor) -> Any:
-    """A NumPy view of a tensor, with torch's lazy conjugate and negative bits applied.
+    """A tensor as a contiguous NumPy array, its own memory where it can be, with torch's lazy conjugate and negative bits applied.
 
     The bits are undone by flipping them, for `resolve_conj` does nothing where a compiled graph runs the op.
     """
@@ -31,7 +31,7 @@ def array(t: Tensor) -> Any:
         t = torch._neg_view(t)
     a = t.numpy()
     a = a.conj() if conj else a
-    return -a if neg else a
+    return np.ascontiguousarray(-a if neg else a)
 
 
 def tensor(a: Any) -> Tensor:
@@ -103,10 +103,16 @@ class Structure:
         self.diagonal = np.flatnonzero(self.csc_indices == column_of)
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 
+        for a in self._arrays():
+            a.setflags(write=False)  # SciPy may sort or compress in place what it is given
+
+    def _arrays(self) -> list[Any]:
+        return [a for a in vars(self).values() if isinstance(a, np.ndarray)]
+
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays held."""
-        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
+        return sum(a.nbytes for a in self._arrays())
 
     def canonical(self, values: Any) -> Any:
         """`(nnz of the canonical matrix,)`: values in compressed-column order, duplicates added up."""

@@ -1,0 +1,140 @@
+"""`sparse_solve_c4t`: solvers chosen by name, or two callables, one for `A` and one for its transpose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .backends.host import array
+from .backends.scipy_iterative import METHODS, OWN, Iterative, Kept
+from .errors import sentence
+from .matrix import SparseMatrix
+from .operands import DTYPES
+from .pattern import unchecked
+from .solve import solve as _solve
+from .solvers import LU, Function, Solver
+
+__all__ = ["sparse_solve_c4t"]
+
+Selection = str | Callable[..., Any] | None
+
+_DIRECT = (None, "spsolve")
+_CONTROLS = ("tol", "rtol", "atol", "maxiter", "x0", "M", "callback")
+_OWN = ("x0", "callback")  # what belongs to the call's own solve and to no derivative
+
+
+def sparse_solve_c4t(
+    A: Tensor, B: Tensor, solve: Selection = None, transpose_solve: Selection = None, **kwargs: Any
+) -> Tensor:
+    """Solve `A x = B` by a SciPy method chosen by name, or by callables; `transpose_solve` solves `Aᴴ y = g` for gradients.
+
+    Args:
+        A: `(n, n)` sparse COO or CSR tensor; float32, float64, complex64 or complex128.
+        B: `(n,)`, or `(n, k)`, dense; the same dtypes.
+        solve: None or `"spsolve"` (direct, one factorization, kept for later calls and derivatives); `"cg"` (Hermitian positive
+            definite A), `"minres"` (Hermitian), `"cgs"`, `"gmres"` (any), each for one column; or a callable
+            `solve(A, b, **kwargs) -> x`, which gets a SciPy CSR matrix and b of B's shape, both of its own memory.
+        transpose_solve: the same choices for the transposed (complex: adjoint) system, which is what it is given. By default the
+            same as `solve`.
+        tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
+            in double precision; `tol` is another name of `rtol`. atol is in B's units and holds for solves with A; those
+            with the transpose are relative to their right-hand side, however small the gradient is.
+        maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
+        M: array, sparse matrix, LinearOperator or tensor that approximates A⁻¹; cgs and gmres use its adjoint for the transposed system,
+            if it has one.
+        x0, callback: a first guess; what is called with x after each step (gmres: with the relative preconditioned residual). Neither
+            reaches the solves of derivatives.
+        **kwargs: a callable gets all of them; for the transposed system, or a derivative taken later, all but x0 and
+            callback, and M only for solves with A. Direct methods ignore the names above.
+
+    Returns:
+        x: shape of B, dtype of A (its complex counterpart where only B is complex), device of A.
+
+    Raises:
+        ConvergenceError: an iterative method ended before the inequality held, here or in a derivative.
+        SingularMatrixError, SolveError: A is singular; NaN or Inf.
+        TypeError: layouts, dtypes, or keyword arguments that no chosen method knows.
+        ValueError: shapes, names of methods, tolerances; several columns with an iterative method.
+
+    Transforms:
+        Those of `sparsolve.solve`, for B and for the sparse tensor A; A's gradient is sparse, in its layout, on its pattern.
+
+    >>> import torch, sparsolve as sps
+    >>> A = torch.tensor([[4.0, 1.0], [1.0, 3.0]]).to_sparse_csr().requires_grad_()
+    >>> x = sps.sparse_solve_c4t(A, torch.tensor([6.0, 7.0]), solve="cg", tol=1e-10)
+    >>> x
+    tensor([1., 2.], grad_fn=<...>)
+    >>> x.sum().backward()
+    >>> A.grad.to_dense()
+    tensor([[-0.1818, -0.3636],
+            [-0.2727, -0.5455]])
+    """
+    transpose_solve = solve if transpose_solve is None else transpose_solve
+    for name, selection in (("solve", solve), ("transpose_solve", transpose_solve)):
+        _require_known(name, selection)
+    _require_matrix(A)
+    _require_rhs(A, B, solve, transpose_solve)
+    options = _options(A, solve, transpose_solve, kwargs)
+    dtype = torch.promote_types(A.dtype, torch.complex32) if B.is_complex() else A.dtype
+    own = OWN.set({name: options[name] for name in _OWN if options.get(name) is not None})
+    try:
+        return _solve(A, B.to(dtype), _solver(solve, transpose_solve, options, B.dim() == 1))  # type: ignore[no-any-return]
+    finally:
+        OWN.reset(own)
+
+
+def _solver(solve: Selection, transpose_solve: Selection, options: Mapping[str, Any], vector: bool) -> Solver:
+    """The record of both selections. Equal selections make equal records, so that repeated calls share one entry of the solver table."""
+    if solve in _DIRECT and transpose_solve in _DIRECT:
+        return LU()
+    one_column = vector or solve in METHODS or transpose_solve in METHODS
+    forward, adjoint = _callable(solve, options, False), _callable(transpose_solve, options, True)
+    return Function(forward=forward, adjoint=adjoint, vector=one_column)
+
+
+def _callable(selection: Selection, options: Mapping[str, Any], transposed: bool) -> Callable[..., Any]:
+    if selection in _DIRECT:
+        return _direct
+    if isinstance(selection, str):
+        names = ("rtol", "atol", "maxiter", "restart") if selection == "gmres" else ("rtol", "atol", "maxiter")
+        chosen = {name: options[name] for name in names if options.get(name) is not None}
+        M = None if options.get("M") is None else Kept(options["M"])
+        return Iterative(method=selection, M=M, transposed=transposed, **chosen)
+    dropped = (*_OWN, "M") if transposed else _OWN
+    items = tuple((k, _comparable(v)) for k, v in options["given"].items() if k not in dropped)
+    return _Callable(selection, items, transposed)
+
+
+def _comparable(value: Any) -> Any:
+    """Plain values are compared by type and value, everything else is the same only if it is the same object."""
+    return (type(value), value) if isinstance(value, (bool, int, float, complex, str, type(None))) else Kept(value)
+
+
+@dataclass(frozen=True)
+class _Callable:
+    """The user's callable with its keyword arguments."""
+
+    call: Callable[..., Any]
+    items: tuple[tuple[str, Any], ...]
+    transposed: bool
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.call, "__name__", type(self.call).__name__)
+
+    def __call__(self, A: Any, b: Any) -> Any:
+        kwargs = {k: v.value if isinstance(v, Kept) else v[1] for k, v in self.items}
+        own = {} if self.transposed else OWN.get().get("given", {})
+        return self.call(A, b, **kwargs, **own)
+
+
+def _direct(A: Any, b: Any) -> Any:
+    """The direct side of a mixed selection: `LU()` again, with its checks and its memo."""
+    crow, col, values, rhs = (torch.from_numpy(np.ascontiguousarray(a)) for a in (A.indptr, A.indices, A.data, b))
+    return _solve(SparseMatrix(values, unchecked(crow, col, A.shape)), rhs).numpy()

@@ -1,0 +1,224 @@
+"""What else compiled code does: capture, arguments, training steps, dynamic shapes, export, fake tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+import sparsolve as sps
+
+
+def problem(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, sps.Pattern, Tensor]:
+    torch.manual_seed(n)
+    D = torch.diag(torch.full((n,), 4.0)) + torch.diag(torch.ones(n - 1), 1) - torch.diag(torch.ones(n - 1), -1)
+    values, pattern = oracle.pattern_of(D.to(dtype))
+    return values, pattern, torch.randn(n, dtype=dtype)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    torch.compiler.reset()
+
+
+def compiled(f: Any, backend: str = "aot_eager", **kwargs: Any) -> Any:
+    return torch.compile(f, fullgraph=True, backend=backend, **kwargs)
+
+
+def test_training_step_matches_eager() -> None:
+    values, pattern, b = problem()
+
+    def loss(v: Tensor) -> Tensor:
+        return (sps.solve(sps.SparseMatrix(v, pattern), b) ** 2).sum()
+
+    losses: list[list[float]] = []
+    for f in (loss, compiled(loss, "inductor")):
+        v = values.clone().requires_grad_()
+        optimizer = torch.optim.SGD([v], lr=0.1)
+        losses.append([])
+        for _ in range(4):
+            optimizer.zero_grad()
+            out = f(v)
+            out.backward()
+            optimizer.step()
+            losses[-1].append(out.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_matrix_as_argument_and_result() -> None:
+    values, pattern, b = problem()
+
+    def f(A: sps.SparseMatrix, b: Tensor) -> tuple[sps.SparseMatrix, Tensor]:
+        return A.mH, A @ sps.solve(A, b) + A.to_dense() @ b
+
+    A = sps.SparseMatrix(values, pattern)
+    adjoint, y = compiled(f)(A, b)
+    torch.testing.assert_close(y, b + oracle.dense(values, pattern) @ b)
+    torch.testing.assert_close(adjoint.to_dense(), oracle.dense(values, pattern).mH)
+
+
+def test_pattern_made_inside() -> None:
+    values, pattern, b = problem()
+
+    def f(v: Tensor, crow: Tensor, col: Tensor, b: Tensor) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, sps.Pattern(crow, col, (5, 5))), b)
+
+    torch.testing.assert_close(compiled(f)(values, pattern.crow, pattern.col, b), oracle.solve(values, pattern, b))
+    bad = pattern.col.clone()
+    bad[3] = 7
+    with pytest.raises(sps.PatternError, match=r"Entry 3 \(row 1\) is in column 7"):
+        compiled(f)(values, pattern.crow, bad, b)
+
+
+def test_pattern_from_coo_made_inside() -> None:
+    values, pattern, b = problem()
+    row, col = pattern.rows().flip(0), pattern.col.flip(0)
+
+    def f(v: Tensor, row: Tensor, col: Tensor, b: Tensor) -> Tensor:
+        pattern, order = sps.Pattern.from_coo(row, col, (5, 5))
+        return sps.solve(sps.SparseMatrix(v[order], pattern), b)
+
+    torch.testing.assert_close(compiled(f)(values.flip(0), row, col, b), oracle.solve(values, pattern, b))
+
+
+def test_vmap_over_matrices() -> None:
+    values, pattern, b = problem()
+    batch, bs = torch.stack([values, 2 * values]), torch.stack([b, b + 1])
+
+    def f(A: sps.SparseMatrix, b: Tensor) -> Tensor:
+        return torch.vmap(sps.solve, in_dims=(sps.SparseMatrix(0, pattern), 0))(A, b)
+
+    expected = torch.stack([oracle.solve(v, pattern, r) for v, r in zip(batch, bs, strict=True)])
+    torch.testing.assert_close(f(sps.SparseMatrix(batch, pattern), bs), expected)
+    torch.testing.assert_close(compiled(f)(sps.SparseMatrix(batch, pattern), bs), expected)
+
+
+def test_gradient_with_respect_to_a_matrix() -> None:
+    values, pattern, b = problem()
+
+    def loss(A: sps.SparseMatrix) -> Tensor:
+        return sps.solve(A, b).sin().sum()
+
+    expected = torch.func.grad(lambda v: oracle.solve(v, pattern, b).sin().sum())(values)
+    for g in (torch.func.grad(loss), compiled(torch.func.grad(loss))):
+        gradient = g(sps.SparseMatrix(values, pattern))
+        assert isinstance(gradient, sps.SparseMatrix)
+        torch.testing.assert_close(gradient.values, expected)
+
+
+def test_pytree_of_right_hand_sides() -> None:
+    values, pattern, b = problem()
+    tree = {"one": b, "two": (b.unsqueeze(1), [2 * b])}
+
+    def f(v: Tensor, tree: Any) -> Any:
+        return sps.solve(sps.SparseMatrix(v, pattern), tree)
+
+    torch.testing.assert_close(compiled(f)(values, tree), f(values, tree))
+
+
+def test_info() -> None:
+    values, pattern, b = problem()
+
+    def f(v: Tensor, b: Tensor) -> sps.Solution:
+        return sps.solve_with_info(sps.SparseMatrix(v, pattern), b)
+
+    x, info = compiled(f)(values, b)
+    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+    assert info.status == sps.Status.CONVERGED
+    assert info.residual < 1e-14
+    assert compiled(f)(0 * values, b).info.status == sps.Status.SINGULAR
+    many = torch.vmap(f, (0, None))(torch.stack([values, 0 * values, values]), b)
+    assert many.info.status.tolist() == [0, 1, 0]
+    assert torch.isnan(many.x[1]).all()
+    assert not torch.isnan(many.x[0]).any()
+
+
+def test_record_made_inside() -> None:
+    values, pattern, b = problem()
+    f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b, sps.LU(), adjoint=True))
+    torch.testing.assert_close(f(values, b), oracle.solve(values, pattern, b, adjoint=True))
+
+
+def test_callable_solver() -> None:
+    import numpy as np
+
+    values, pattern, b = problem()
+
+    def through_numpy(A: Any, b: Any) -> Any:
+        return np.linalg.solve(A.toarray(), b)
+
+    f = compiled(torch.func.grad(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b, through_numpy).sin().sum()))
+    expected = torch.func.grad(lambda v: oracle.solve(v, pattern, b).sin().sum())(values)
+    torch.testing.assert_close(f(values, b), expected)
+
+
+def test_failure_is_the_same_error() -> None:
+    values, pattern, b = problem()
+    f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))
+    with pytest.raises(sps.SingularMatrixError, match="Row 0 has no nonzero entry"):
+        f(0 * values, b)
+
+
+def test_dynamic_shapes_compile_once() -> None:
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+
+    def f(v: Tensor, crow: Tensor, col: Tensor, b: Tensor) -> Tensor:
+        n = b.shape[0]
+        return sps.solve(sps.SparseMatrix(v, sps.Pattern(crow, col, (n, n))), b)
+
+    g = torch.compile(f, fullgraph=True, backend=counter, dynamic=True)
+    for n in (5, 8, 13):
+        values, pattern, b = problem(n)
+        torch.testing.assert_close(g(values, pattern.crow, pattern.col, b), oracle.solve(values, pattern, b))
+    assert counter.frame_count == 1
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        values, pattern, _ = problem()
+        self.values = torch.nn.Parameter(values)
+        self.register_buffer("crow", pattern.crow)
+        self.register_buffer("col", pattern.col)
+
+    def forward(self, b: Tensor) -> Tensor:
+        n = b.shape[0]
+        return sps.solve(sps.SparseMatrix(self.values, sps.Pattern(self.crow, self.col, (n, n))), b)
+
+
+def test_export_and_reload(tmp_path: Path) -> None:
+    model, (values, pattern, b) = Model(), problem()
+    program = torch.export.export(model, (b,))
+    torch.export.save(program, tmp_path / "model.pt2")
+    again = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(again(b), oracle.solve(values, pattern, b))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_fake_tensors(device: str) -> None:
+    with FakeTensorMode():
+        values = torch.empty(4, 13, device=device, dtype=torch.complex64, requires_grad=device == "cpu")
+        crow, col = torch.empty(6, dtype=torch.int32, device=device), torch.empty(13, dtype=torch.int32, device=device)
+        A = sps.SparseMatrix(values, sps.Pattern(crow, col, (5, 5)))
+        b = torch.empty(5, 3, device=device)
+        x = sps.solve(A, b)
+        assert (x.shape, x.dtype, x.device.type) == ((4, 5, 3), torch.complex64, device)
+        if device == "cpu":  # torch without CUDA aborts in autograd on a fake CUDA tensor
+            x.abs().sum().backward()
+            assert values.grad is not None
+            assert values.grad.shape == (4, 13)
+        assert sps.matmul(A, x, adjoint=True).shape == (4, 5, 3)
+
+
+def test_make_fx_shows_one_op() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    values, pattern, b = problem()
+    graph = make_fx(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))(values, b).graph
+    assert [str(n.target) for n in graph.nodes if "sparsolve" in str(n.target)] == ["sparsolve.solve.default"]
