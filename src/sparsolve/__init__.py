@@ -1,5 +1,7 @@
 """Differentiable sparse linear solves for PyTorch, as pure functions that every transform sees correctly."""
 
+from .c4t import sparse_solve_c4t
+from .convert import c2t_coo, c2t_csr, t2c_coo, t2c_csr
 from .errors import (
     BackendUnavailableError,
     ConvergenceError,
@@ -22,11 +24,17 @@ __all__ = [
     "solve",
     "solve_with_info",
     "matmul",
+    "sparse_solve_c4t",
     # the matrix
     "SparseMatrix",
     "Pattern",
     # solvers
     "LU",
+    # torch and SciPy
+    "t2c_csr",
+    "c2t_csr",
+    "t2c_coo",
+    "c2t_coo",
     # results
     "Solution",
     "Info",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,22 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .backends.host import array
-from .backends.scipy_iterative import METHODS, OWN, Iterative, Kept
-from .errors import sentence
+from .backends.scipy_iterative import OWN, Iterative, Kept
+from .c4t_arguments import DIRECT, OWN_NAMES, Selection, checked_options, require_known, require_matrix, require_rhs
 from .matrix import SparseMatrix
-from .operands import DTYPES
 from .pattern import unchecked
 from .solve import solve as _solve
 from .solvers import LU, Function, Solver
 
 __all__ = ["sparse_solve_c4t"]
-
-Selection = str | Callable[..., Any] | None
-
-_DIRECT = (None, "spsolve")
-_CONTROLS = ("tol", "rtol", "atol", "maxiter", "x0", "M", "callback")
-_OWN = ("x0", "callback")  # what belongs to the call's own solve and to no derivative
 
 
 def sparse_solve_c4t(
@@ -76,38 +67,43 @@ def sparse_solve_c4t(
             [-0.2727, -0.5455]])
     """
     transpose_solve = solve if transpose_solve is None else transpose_solve
-    for name, selection in (("solve", solve), ("transpose_solve", transpose_solve)):
-        _require_known(name, selection)
-    _require_matrix(A)
-    _require_rhs(A, B, solve, transpose_solve)
-    options = _options(A, solve, transpose_solve, kwargs)
+    require_known("solve", solve)
+    require_known("transpose_solve", transpose_solve)
+    require_matrix(A)
+    require_rhs(A, B, solve, transpose_solve)
+    options = checked_options(A, B, solve, transpose_solve, kwargs)
     dtype = torch.promote_types(A.dtype, torch.complex32) if B.is_complex() else A.dtype
-    own = OWN.set({name: options[name] for name in _OWN if options.get(name) is not None})
+    sides = _side(solve, options, kwargs, False), _side(transpose_solve, options, kwargs, True)
+    given = {k: kwargs[k] for k in OWN_NAMES if k in kwargs}
+    own = OWN.set({"x0": options.get("x0"), "callback": kwargs.get("callback"), "given": given})
     try:
-        return _solve(A, B.to(dtype), _solver(solve, transpose_solve, options, B.dim() == 1))  # type: ignore[no-any-return]
+        return _solve(A, B.to(dtype), _record(*sides, B.dim() == 1))  # type: ignore[no-any-return]
     finally:
         OWN.reset(own)
 
 
-def _solver(solve: Selection, transpose_solve: Selection, options: Mapping[str, Any], vector: bool) -> Solver:
-    """The record of both selections. Equal selections make equal records, so that repeated calls share one entry of the solver table."""
-    if solve in _DIRECT and transpose_solve in _DIRECT:
+def _record(forward: Callable[..., Any], adjoint: Callable[..., Any], vector: bool) -> Solver:
+    """Both sides as one record. Equal sides make equal records, so that repeated calls share one entry of the solver table."""
+    if forward is _direct and adjoint is _direct:
         return LU()
-    one_column = vector or solve in METHODS or transpose_solve in METHODS
-    forward, adjoint = _callable(solve, options, False), _callable(transpose_solve, options, True)
-    return Function(forward=forward, adjoint=adjoint, vector=one_column)
+    one = vector or isinstance(forward, Iterative) or isinstance(adjoint, Iterative)
+    return Function(forward=forward, adjoint=adjoint, vector=one)
 
 
-def _callable(selection: Selection, options: Mapping[str, Any], transposed: bool) -> Callable[..., Any]:
-    if selection in _DIRECT:
+def _side(
+    selection: Selection, options: Mapping[str, Any], kwargs: Mapping[str, Any], transposed: bool
+) -> Callable[..., Any]:
+    """The callable `(matrix, rhs) -> x` of a selection."""
+    if selection in DIRECT:
         return _direct
     if isinstance(selection, str):
-        names = ("rtol", "atol", "maxiter", "restart") if selection == "gmres" else ("rtol", "atol", "maxiter")
-        chosen = {name: options[name] for name in names if options.get(name) is not None}
-        M = None if options.get("M") is None else Kept(options["M"])
+        names = ("rtol", "atol", "maxiter", *(("restart",) if selection == "gmres" else ()))
+        chosen = {name: options[name] for name in names if options[name] is not None}
+        M = None if options["M"] is None else Kept(options["M"])
         return Iterative(method=selection, M=M, transposed=transposed, **chosen)
-    dropped = (*_OWN, "M") if transposed else _OWN
-    items = tuple((k, _comparable(v)) for k, v in options["given"].items() if k not in dropped)
+    assert selection is not None
+    dropped = (*OWN_NAMES, "M") if transposed else OWN_NAMES
+    items = tuple((k, _comparable(v)) for k, v in kwargs.items() if k not in dropped)
     return _Callable(selection, items, transposed)
 
 

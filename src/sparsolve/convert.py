@@ -159,14 +159,14 @@ def c2t_coo(M: Any) -> Tensor:
     if not _fresh(row, col).all():
         row, col, data = _summed(row, col, data)
     indices, values = torch.from_numpy(np.stack([row, col]).astype(np.int64, copy=False)), _tensor(data)
-    return _checked(
-        lambda: torch.sparse_coo_tensor(indices, values, M.shape, check_invariants=True, is_coalesced=True)
-    )
+    return _checked(lambda: torch.sparse_coo_tensor(indices, values, M.shape, check_invariants=True, is_coalesced=True))
 
 
 def _require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
     if not isinstance(T, Tensor):
-        raise TypeError(sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy."))
+        raise TypeError(
+            sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy.")
+        )
     if T.layout is not layout:
         raise ValueError(
             sentence(

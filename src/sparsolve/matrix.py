@@ -99,7 +99,9 @@ class SparseMatrix:
         if layout is not torch.sparse_csr:
             raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
         row, col = coo.indices().unbind()
-        return torch.sparse_csr_tensor(pointers(row.contiguous(), self.shape[0]), col, coo.values(), self.shape)
+        return torch.sparse_csr_tensor(
+            pointers(row.contiguous(), self.shape[0]), col, coo.values(), self.shape, check_invariants=False
+        )
 
     def to_dense(self) -> Tensor:
         """`(*batch, rows, columns)`, as `A @ I`: differentiable, and right under every transform."""
@@ -193,7 +195,9 @@ class _CompressedValues(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.sparse_compressed_tensor(ctx.compressed, ctx.plain, grad, ctx.shape, layout=ctx.layout)
+        return torch.sparse_compressed_tensor(
+            ctx.compressed, ctx.plain, grad, ctx.shape, layout=ctx.layout, check_invariants=False
+        )
 
 
 def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
