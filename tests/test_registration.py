@@ -1,0 +1,274 @@
+"""The three ops as torch sees them, and the private names of torch that their registration rests on."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import oracle
+import sparsolve as sps
+from sparsolve import registration
+from sparsolve.result import Status
+
+OPS = ["solve", "matmul", "sample"]
+each_op = pytest.mark.parametrize("name", OPS)
+
+# module, name, what it is for, what to look for when a torch release moves it
+PRIVATE = [
+    (
+        "torch._C",
+        "_are_functorch_transforms_active",
+        "tells whether outer functorch levels need grad and forward-grad mode back on",
+        "whatever torch.autograd.Function.apply asks before it goes to custom_function_call",
+    ),
+    (
+        "torch._C",
+        "_AutoDispatchBelowAutograd",
+        "lets the kernel call its own op below autograd",
+        "the guard that the kernels of torch/_library/autograd.py use",
+    ),
+    (
+        "torch._functorch.utils",
+        "enable_single_level_autograd_function",
+        "lets a single-level Function be applied while transforms are active",
+        "the context manager in which torch/_functorch/autograd_function.py runs a single-level Function",
+    ),
+    (
+        "torch._VF",
+        "_unpack_dual",
+        "takes the primal of a saved tensor at the level of the rule",
+        "what torch.autograd.forward_ad.unpack_dual calls",
+    ),
+    (
+        "torch.autograd.forward_ad",
+        "_set_fwd_grad_enabled",
+        "switches forward-grad mode back on for outer levels",
+        "what torch._functorch.pyfunctorch or autograd_function.py use for that mode",
+    ),
+    (
+        "torch.autograd.function",
+        "_SingleLevelFunction",
+        "is a Function without functorch's own treatment, as built-in ops have it",
+        "the base class of torch.autograd.Function",
+    ),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "purpose", "then"), PRIVATE, ids=[row[1] for row in PRIVATE])
+def test_private_name(module: str, name: str, purpose: str, then: str) -> None:
+    there = hasattr(import_module(module), name)
+    assert there, (
+        f"torch {torch.__version__} has no {module}.{name}. It {purpose}. Look for {then}; change registration.py."
+    )
+    assert f"{module} import {name}" in inspect.getsource(registration), "no longer used: take it out of this table"
+
+
+def test_the_table_of_private_names_is_complete() -> None:
+    lines = [line for line in inspect.getsource(registration).splitlines() if line.startswith("from torch")]
+    used = {(line.split()[1], line.split()[3]) for line in lines if line != "from torch import Tensor"}
+    assert used == {row[:2] for row in PRIVATE}
+
+
+# ---- tags and schemas
+
+
+@each_op
+def test_tags(name: str) -> None:
+    """CPU solvers cannot be captured by CUDA graphs, and their inputs are read by strides."""
+    tags = getattr(torch.ops.sparsolve, name).default.tags
+    assert torch.Tag.cudagraph_unsafe in tags
+    assert torch.Tag.needs_exact_strides in tags
+    assert torch.Tag.pt2_compliant_tag in tags
+
+
+@each_op
+def test_nothing_is_mutated_or_aliased(name: str) -> None:
+    schema = getattr(torch.ops.sparsolve, name).default._schema
+    assert not schema.is_mutable
+    assert all(a.alias_info is None for a in [*schema.arguments, *schema.returns])
+
+
+# ---- opcheck
+
+N, K = 4, 2
+CROW, COL = torch.tensor([0, 3, 4, 6, 8]), torch.tensor([2, 0, 0, 1, 2, 1, 0, 3])
+
+
+def values_of(dtype: torch.dtype, *batch: int) -> Tensor:
+    rows = torch.repeat_interleave(torch.arange(N), CROW.diff())
+    return 0.4 * torch.randn(*batch, len(COL), dtype=dtype) + 2 * (rows == COL)
+
+
+def tensors(dtype: torch.dtype, batch: tuple[int, ...], index: torch.dtype, grad: bool) -> dict[str, Tensor]:
+    made = {"values": values_of(dtype, *batch)} | {k: torch.randn(*batch, N, K, dtype=dtype) for k in "buv"}
+    made = {k: t.requires_grad_(grad) for k, t in made.items()}
+    return made | {"crow": CROW.to(index), "col": COL.to(index)}
+
+
+def arguments(name: str, t: dict[str, Tensor], adjoint: bool, report: bool = False) -> tuple[Any, ...]:
+    matrix = (t["crow"], t["col"])
+    return {
+        "solve": (t["values"], *matrix, t["b"], "LU()", adjoint, report),
+        "matmul": (t["values"], *matrix, t["b"], N, adjoint),
+        "sample": (*matrix, t["u"], t["v"]),
+    }[name]
+
+
+SAMPLES: dict[str, dict[str, Any]] = {
+    "real": {},
+    "complex": {"dtype": torch.complex128},
+    "single, int32": {"dtype": torch.complex64, "index": torch.int32},
+    "batched": {"batch": (3,)},
+    "batched twice, complex": {"batch": (2, 1), "dtype": torch.complex128},
+    "no batch": {"batch": (0,)},
+    "adjoint": {"adjoint": True, "dtype": torch.complex128},
+    "report": {"report": True},
+    "report of a batch": {"report": True, "batch": (3,), "adjoint": True},
+    "constants": {"grad": False},
+}
+
+
+@each_op
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_opcheck(name: str, sample: str) -> None:
+    """Schema, autograd registration, fake kernel, and AOT dispatch with dynamic shapes: all of torch's own checks."""
+    given = {"dtype": torch.float64, "batch": (), "index": torch.int64, "grad": True, "adjoint": False, "report": False}
+    given |= SAMPLES[sample]
+    t = tensors(given["dtype"], given["batch"], given["index"], given["grad"])
+    torch.library.opcheck(
+        getattr(torch.ops.sparsolve, name).default, arguments(name, t, given["adjoint"], given["report"])
+    )
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("report", [False, True])
+def test_fake_outputs_are_like_real_ones(batch: tuple[int, ...], report: bool) -> None:
+    """Shape, dtype and strides, also where the inputs are not contiguous."""
+    t = {
+        k: (s.mT.contiguous().mT if s.is_floating_point() and s.dim() > 1 else s)
+        for k, s in tensors(torch.float64, batch, torch.int64, False).items()
+    }
+    for name in OPS:
+        op, args = getattr(torch.ops.sparsolve, name), arguments(name, t, True, report)
+        with torch._subclasses.FakeTensorMode() as mode:
+            fake = op(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
+        real = op(*args)
+        for f, r in zip(*(o if isinstance(o, tuple) else (o,) for o in (fake, real)), strict=True):
+            assert (f.shape, f.dtype) == (r.shape, r.dtype)
+            assert r.numel() == 0 or f.stride() == r.stride()
+            assert r.is_contiguous()
+
+
+# ---- no tangent is silently zero
+
+
+def pattern() -> sps.Pattern:
+    return sps.Pattern(CROW, COL, (N, N))
+
+
+def dense(name: str, adjoint: bool) -> Callable[..., Tensor]:
+    """The op by the oracle, as a function of its two differentiable arguments."""
+    if name == "sample":
+        rows = torch.repeat_interleave(torch.arange(N), CROW.diff())
+        return lambda u, v: (u @ v.mH)[rows, COL]
+    return lambda values, b: getattr(oracle, name)(values, pattern(), b, adjoint)
+
+
+def opaque(name: str, adjoint: bool) -> Callable[..., Tensor]:
+    def f(first: Tensor, second: Tensor) -> Tensor:
+        keys = ("u", "v") if name == "sample" else ("values", "b")
+        given = {"values": first, "b": first, "u": first, "v": first} | dict(zip(keys, (first, second), strict=True))
+        out = getattr(torch.ops.sparsolve, name)(*arguments(name, given | {"crow": CROW, "col": COL}, adjoint))
+        return out[0] if isinstance(out, tuple) else out
+
+    return f
+
+
+@each_op
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("mode", ["torch.func.jvp", "torch.autograd.forward_ad"])
+def test_tangents(name: str, adjoint: bool, dtype: torch.dtype, mode: str) -> None:
+    """With respect to either argument and to both: right, and not zero."""
+    t = tensors(dtype, (), torch.int64, False)
+    at = (t["u"], t["v"]) if name == "sample" else (t["values"], t["b"])
+    along = tuple(torch.randn_like(a) for a in at)
+    for moving in ((0,), (1,), (0, 1)):
+        got, expected = (_tangent(f(name, adjoint), at, along, moving, mode) for f in (opaque, dense))
+        assert got.abs().max() > 1e-3
+        torch.testing.assert_close(got, expected)
+
+
+def _tangent(f: Callable[..., Tensor], at: Any, along: Any, moving: tuple[int, ...], mode: str) -> Tensor:
+    def some(*moved: Tensor) -> Tensor:
+        args = list(at)
+        for i, a in zip(moving, moved, strict=True):
+            args[i] = a
+        return f(*args)
+
+    primals, tangents = [at[i] for i in moving], [along[i] for i in moving]
+    if mode == "torch.func.jvp":
+        return torch.func.jvp(some, tuple(primals), tuple(tangents))[1]
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level():
+        duals = [forward_ad.make_dual(p, d) for p, d in zip(primals, tangents, strict=True)]
+        tangent = forward_ad.unpack_dual(some(*duals)).tangent
+    assert tangent is not None
+    return tangent
+
+
+def test_the_report_has_no_derivative() -> None:
+    t = tensors(torch.float64, (), torch.int64, True)
+    x, report = torch.ops.sparsolve.solve(*arguments("solve", t, False, True))
+    assert x.requires_grad
+    assert not report.requires_grad
+    assert report.shape == (3, K)
+    assert (report[0] == Status.CONVERGED).all()
+
+
+def test_a_constant_input_costs_no_derivative() -> None:
+    """Nothing requires a gradient: no graph is kept."""
+    t = tensors(torch.float64, (), torch.int64, False)
+    for name in OPS:
+        out = getattr(torch.ops.sparsolve, name)(*arguments(name, t, False))
+        assert (out[0] if isinstance(out, tuple) else out).grad_fn is None
+
+
+# ---- warnings
+
+
+def test_replacing_the_kernel_warns_nobody() -> None:
+    """torch warns once in a process that a kernel is replaced: not on import, and not later in the user's own code."""
+    code = """
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    import torch
+    import sparsolve as sps
+    A = sps.SparseMatrix(torch.ones(2), sps.Pattern(torch.arange(3), torch.arange(2), (2, 2)))
+    torch.func.jvp(lambda v: sps.solve(sps.SparseMatrix(v, A.pattern), torch.ones(2)), (A.values,), (A.values,))
+    torch.func.grad(lambda v: sps.solve(sps.SparseMatrix(v, A.pattern), torch.ones(2)).sum())(A.values)
+ours = [str(w.message) for w in seen if "kernel" in str(w.message) or "sparsolve" in str(w.filename)]
+assert not ours, ours
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_import_leaves_the_warning_filters_alone() -> None:
+    code = """
+import warnings, torch._dynamo, scipy.sparse.linalg, optree
+before = list(warnings.filters)
+import sparsolve
+assert warnings.filters == before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
