@@ -39,10 +39,10 @@ def sparse_solve_c4t(
         maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
         M: array, sparse matrix, LinearOperator or tensor that approximates A⁻¹; cgs and gmres use its adjoint for the transposed system,
             if it has one.
-        x0, callback: a first guess; what is called with x after each step (gmres: with the relative preconditioned residual). Neither
-            reaches the solves of derivatives.
-        **kwargs: a callable gets all of them; for the transposed system, or a derivative taken later, all but x0 and
-            callback, and M only for solves with A. Direct methods ignore the names above.
+        x0, callback: a first guess; what is called with x after each step (gmres: with the relative preconditioned residual). Both
+            belong to this call: no transposed solve sees them, nor a derivative taken after it.
+        **kwargs: a callable gets all of them; for the transposed system all but x0, callback and M, for derivatives
+            taken later all but x0 and callback. Direct methods ignore the names above.
 
     Returns:
         x: shape of B, dtype of A (its complex counterpart where only B is complex), device of A.
@@ -55,6 +55,10 @@ def sparse_solve_c4t(
 
     Transforms:
         Those of `sparsolve.solve`, for B and for the sparse tensor A; A's gradient is sparse, in its layout, on its pattern.
+
+    Cost:
+        Direct: one factorization for each different A, shared with all derivatives and later calls. Iterative or callable: one solve, and
+        one transposed solve for a gradient, each on a copy of the matrix.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [1.0, 3.0]]).to_sparse_csr().requires_grad_()

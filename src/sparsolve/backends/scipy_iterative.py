@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..convert import t2c_csr
 from ..errors import ConvergenceError, sentence
+from .diagnosis import not_finite
 from .host import array
 
 __all__ = ["METHODS", "OWN", "Iterative", "Kept"]
@@ -107,29 +108,39 @@ class _Run:
         self.steps = 0
 
     def solution(self) -> Any:
-        """Corrections until the true residual is small enough."""
+        """Corrections until the true residual is small enough, or does not fall any more."""
         r = self.b - self.A @ self.x
         size, harder, info = _norm(r), 1.0, 0
+        self._require_finite(size)
+        most = _MOST * (1e-4 if self.how.method == "minres" else 1.0)
         for _ in range(_RUNS):
-            if self._small(size) or info > 0 or self._left() == 0:
+            if size <= self.bound * (1 + 1e-6) or info > 0 or self._left() == 0:
                 break
-            target = max(self.bound / size / harder, _MOST * (1e-4 if self.how.method == "minres" else 1.0))
+            target = max(self.bound / size / harder, most)
+            x, before = self.x, size
             info = self._correct(r, size, min(target, 0.5))
             r = self.b - self.A @ self.x
-            before, size = size, _norm(r)
+            size = _norm(r)
             if not size < before:
+                self.x, size = x, before
                 break
             harder = max(harder, 2 * size / before / target)
-        if self._small(size):
+        if size <= self.bound * (1 + 1e-6) or self._rounding(size):
             return self.x
         raise self._failure(size)
 
-    def _small(self, size: float) -> bool:
-        """Whether the residual is within the bound, or all of it is the rounding of its own evaluation."""
-        if size <= self.bound * (1 + 1e-6):
-            return True
-        rounding = 2 * np.finfo(np.float64).eps * _norm(abs(self.A) @ abs(self.x) + abs(self.b))
-        return bool(size <= rounding < math.inf)
+    def _require_finite(self, size: float) -> None:
+        if math.isfinite(size):
+            return
+        for name, a in (("A.data", self.A.data), ("b", self.b), ("x0", self.x)):
+            error = not_finite(name, a)
+            if error is not None:
+                raise error
+
+    def _rounding(self, size: float) -> bool:
+        """Whether a residual is no larger than the rounding errors of its own evaluation: no x is known to be better."""
+        most = 2 * np.finfo(np.float64).eps * _norm(abs(self.A) @ abs(self.x) + abs(self.b))
+        return bool(size <= most < math.inf)
 
     def _left(self) -> int | None:
         """What is left of maxiter."""
