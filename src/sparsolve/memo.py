@@ -72,7 +72,7 @@ class Memo(Generic[T]):
     def get(self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[[], T]) -> T:
         """`make()`, or what it returned for bit-equal `arrays` and equal `rest`."""
         bits = tuple(_bits(a) for a in arrays)
-        bucket = (rest, *(_sample(b) for b in bits))
+        bucket = (rest, _sample(bits[-1]))
         while True:
             with self._lock:
                 entry = self._find(bucket, bits)
@@ -150,12 +150,14 @@ class Memo(Generic[T]):
     def _shrink(self) -> None:
         """Let go of the least recently used until the rest fits. The newest stays, since its gradient is still to come,
         unless the bound is 0; entries that are being made weigh nothing and stay."""
+        if self.nbytes <= self.max_bytes:
+            return
         kept = 0 if self.max_bytes == 0 else 1
         for entry in list(self._entries.values())[: len(self._entries) - kept]:
-            if self.nbytes <= self.max_bytes:
-                return
             if entry.value is not None:
                 self._drop(entry)
+            if self.nbytes <= self.max_bytes:
+                return
 
     def _drop(self, entry: _Entry[T]) -> None:
         if self._entries.pop(id(entry), None) is None:

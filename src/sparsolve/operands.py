@@ -42,8 +42,9 @@ def plan(
             return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
 
         return values, folded, unfold, False
-    common = torch.broadcast_shapes(batch, own)
-    values, b = values.expand(*common, values.shape[-1]), b.expand(*common, *b.shape[-2:])
+    if batch != own:
+        common = torch.broadcast_shapes(batch, own)
+        values, b = values.expand(*common, values.shape[-1]), b.expand(*common, *b.shape[-2:])
     return values, b, (_column if vector else _same), vector
 
 

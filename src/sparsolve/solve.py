@@ -14,7 +14,7 @@ from .errors import sentence
 from .matrix import SparseMatrix, multiply
 from .operands import plan
 from .result import Info, Solution
-from .solvers import LU, Solver, encode, encode_callable
+from .solvers import LU, Solver, callable_key
 
 __all__ = ["matmul", "solve", "solve_with_info"]
 
@@ -158,11 +158,11 @@ def _matrix(A: SparseMatrix | Tensor) -> SparseMatrix:
 def _key(solver: Any, b: Tensor) -> str:
     """What the op calls the solver."""
     if isinstance(solver, Solver):
-        return encode(solver)
+        return solver.key
     if not callable(solver):
         raise TypeError(
             sentence(
                 f"solver is a {type(solver).__name__}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed."
             )
         )
-    return encode_callable(solver, b.dim() == 1)
+    return callable_key(solver, b.dim() == 1)

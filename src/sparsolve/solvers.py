@@ -1,6 +1,6 @@
 """Solver records: frozen, keyword-only, and each with a string key that crosses the op boundary.
 
-An op of torch takes tensors, numbers and strings. A record's key is its own `repr`, so that a graph saved by
+An op of torch takes tensors, numbers and strings. A record's key is its own text, so that a graph saved by
 `torch.export` names its solver in full; a callable's key is a ticket into a bounded table of this process.
 """
 
@@ -24,6 +24,13 @@ __all__ = ["LU", "Solver"]
 @dataclass(frozen=True, kw_only=True)
 class Solver:
     """Base of the records; not a solver itself."""
+
+    @property
+    def key(self) -> str:
+        """`Name(field=value, ...)`: what `decode` reads. Plain Python, so that Dynamo can trace a record made inside."""
+        values = {name: getattr(self, name) for name in type(self).__dataclass_fields__}
+        fields = [f"{name}={v.key if isinstance(v, Solver) else repr(v)}" for name, v in values.items()]
+        return f"{type(self).__name__}({', '.join(fields)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,11 @@ class Function(Solver):
     adjoint: Callable[..., Any]
     vector: bool = True
 
+    @property
+    def key(self) -> str:
+        """A ticket of this process."""
+        return _ticket(self)
+
 
 _RECORDS: dict[str, type[Solver]] = {"LU": LU}
 _FUNCTIONS: OrderedDict[str, Function] = OrderedDict()
@@ -66,18 +78,12 @@ _lock = threading.Lock()
 _issued = 0
 
 
-def _encode(solver: Solver) -> str:
-    """The string that stands for `solver` in an op's arguments; a constant for Dynamo."""
-    return _ticket(solver) if isinstance(solver, Function) else repr(solver)
+def _callable_key(call: Callable[..., Any], vector: bool) -> str:
+    """The key of one callable that solves with `A` or `Aᴴ`, as it is given; a constant for Dynamo."""
+    return Function(forward=call, adjoint=call, vector=vector).key
 
 
-def _encode_callable(call: Callable[..., Any], vector: bool) -> str:
-    """The string for one callable that solves with `A` and with `Aᴴ`, as it is given."""
-    return _ticket(Function(forward=call, adjoint=call, vector=vector))
-
-
-encode: Callable[[Solver], str] = torch.compiler.assume_constant_result(_encode)
-encode_callable: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_encode_callable)
+callable_key: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_callable_key)
 
 
 def _ticket(function: Function) -> str:
@@ -96,7 +102,7 @@ def _ticket(function: Function) -> str:
 
 
 def decode(key: str) -> Solver:
-    """The solver that `encode` made `key` of."""
+    """The solver that `key` stands for."""
     return _redeem(key) if key.startswith("function:") else _parse(key)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.sparse.csgraph import structural_rank
 
 from ..errors import SingularMatrixError, SolveError, sentence
-from .host import Structure
 
 __all__ = ["not_finite", "singular"]
 
@@ -20,32 +18,43 @@ def not_finite(name: str, a: Any) -> SolveError | None:
     if not len(bad):
         return None
     place = tuple(int(i) for i in bad[0])
-    where = place[0] if len(place) == 1 else place
+    return _not_finite(f"{name}[{', '.join(map(str, place))}]", a[place], len(bad), a.size)
+
+
+def _not_finite(place: str, value: Any, bad: int, total: int) -> SolveError:
     return SolveError(
         sentence(
-            f"{name}[{where}] is {a[place]}; {len(bad)} of {a.size} numbers are not finite.",
+            f"{place} is {value}; {bad} of {total} numbers are not finite.",
             "An overflow, or a division by zero upstream, is the usual cause.",
             "torch.autograd.detect_anomaly finds where it came from.",
         )
     )
 
 
-def singular(structure: Structure, values: Any, fact: str, condition: float | None = None) -> SolveError:
+def singular(A: Any, fact: str, condition: float | None = None) -> SolveError:
     """The error for a matrix that could not be factorized, with the most telling cause that can be found."""
-    error = not_finite("values", values)
+    error = _entry_not_finite(A)
     if error is not None:
         return error
-    cause, remedy = _cause(structure, values)
+    cause, remedy = _cause(A)
     estimate = f"at least {condition:.1e}" if condition is not None and np.isfinite(condition) else None
-    return SingularMatrixError(
-        sentence(fact, cause, remedy, n=structure.shape[0], dtype=values.dtype, scaled_condition=estimate)
-    )
+    return SingularMatrixError(sentence(fact, cause, remedy, n=A.shape[0], dtype=A.dtype, scaled_condition=estimate))
 
 
-def _cause(structure: Structure, values: Any) -> tuple[str, str]:
-    matrix = structure.csc(values).copy()
+def _entry_not_finite(A: Any) -> SolveError | None:
+    """The error for a NaN or Inf of a canonical CSC matrix, by its place."""
+    bad = np.flatnonzero(~np.isfinite(A.data))
+    if not len(bad):
+        return None
+    row, column = int(A.indices[bad[0]]), int(np.searchsorted(A.indptr, bad[0], side="right")) - 1
+    return _not_finite(f"A[{row}, {column}]", A.data[bad[0]], len(bad), A.nnz)
+
+
+def _cause(A: Any) -> tuple[str, str]:
+    """What is wrong with a singular matrix, and what to do."""
+    matrix = A.copy()  # eliminate_zeros works in place
     matrix.eliminate_zeros()
-    n = structure.shape[0]
+    n = A.shape[0]
     for name, empty in (
         ("row", np.bincount(matrix.indices, minlength=n) == 0),
         ("column", np.diff(matrix.indptr) == 0),
@@ -55,7 +64,7 @@ def _cause(structure: Structure, values: Any) -> tuple[str, str]:
                 f"{name.capitalize()} {int(np.argmax(empty))} has no nonzero entry ({int(empty.sum())} such {name}s).",
                 "Usually an unknown that no equation mentions, or a missing boundary condition: give each unknown an equation, or remove it.",
             )
-    rank = int(structural_rank(sp.csr_matrix(matrix)))
+    rank = int(structural_rank(matrix.tocsr()))
     if rank < n:
         return (
             f"No choice of values on this pattern is nonsingular: its structural rank is {rank} of {n}.",

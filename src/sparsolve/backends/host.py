@@ -72,6 +72,7 @@ class Structure:
         starts: where each place starts in `order` if some place has several entries, else None.
         csc_indptr: column pointers of the canonical matrix, int32.
         csc_indices: its rows, sorted, int32.
+        csc_columns: the column of each of its entries, int32.
         diagonal: positions of diagonal entries in the canonical matrix.
         signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
     """
@@ -100,6 +101,7 @@ class Structure:
             indices, column_of = indices[new], column_of[new]
         self.csc_indptr = indptr.astype(np.int32)
         self.csc_indices = indices.astype(np.int32)
+        self.csc_columns = column_of
         self.diagonal = np.flatnonzero(self.csc_indices == column_of)
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 

@@ -15,7 +15,7 @@ import scipy.sparse.linalg as sla
 
 from ..solvers import LU
 from .diagnosis import not_finite, singular
-from .host import Structure, matrix, multiply
+from .host import Structure
 
 __all__ = ["SuperLUFactor", "factorize"]
 
@@ -28,6 +28,7 @@ _SYMMETRIC = {
 _PARTIAL_PIVOTING = {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0}
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 _REFINEMENTS = 5
+_EPS = {char: float(np.finfo(char).eps) for char in "fdFD"}
 
 
 def factorize(structure: Structure, values: Any, solver: LU) -> SuperLUFactor:
@@ -40,20 +41,19 @@ class SuperLUFactor:
 
     def __init__(self, structure: Structure, values: Any) -> None:
         self._structure = structure
-        self._values = values.copy()
-        self._A = matrix(structure, self._values)
-        self._eps = float(np.finfo(values.dtype).eps)
+        self._A = {False: structure.csc(values)}
         self._lock = threading.Lock()
-        csc = structure.csc(self._values)
-        self._measure(csc)
-        self._safe = bool(np.count_nonzero(csc.data[structure.diagonal]) < 0.99 * structure.shape[0])
-        self._factorize(csc)
+        self._eps = _EPS[values.dtype.char]
+        self._measure()
+        diagonal = self._A[False].data[structure.diagonal]
+        self._safe = bool(np.count_nonzero(diagonal) < 0.99 * structure.shape[0])
+        self._factorize()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the factor and of the values held, from SuperLU's own count of entries."""
-        entries = int(self._lu.nnz)
-        return entries * (self._values.itemsize + 4) + int(self._values.nbytes)
+        """Bytes of the factor and of the matrix held, from SuperLU's own count of entries."""
+        data = self._A[False].data
+        return int(self._lu.nnz) * (int(data.itemsize) + 4) + int(data.nbytes)
 
     def solve(self, b: Any, *, adjoint: bool) -> Any:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or `SingularMatrixError`."""
@@ -65,40 +65,39 @@ class SuperLUFactor:
             with self._lock:
                 if not self._safe:
                     self._safe = True
-                    self._factorize(self._structure.csc(self._values))
+                    self._factorize()
             x = self._refined(b, adjoint)
         if x is None:
-            raise singular(
-                self._structure, self._values, "LU with partial pivoting left a large residual, even after refinement."
-            )
+            raise singular(self._A[False], "LU with partial pivoting left a large residual, even after refinement.")
         return x
 
-    def _measure(self, csc: Any) -> None:
+    def _measure(self) -> None:
         """Norms for the backward error, and the scaled row sums that the condition estimate starts from.
 
-        With `d` the inverse column sums of `|A|`, `|A| d` is the row sums of `A` with its columns scaled to sum 1.
+        With `d` the inverse column sums of `|A|`, `|A| d` is the row sums of `|A|` with its columns scaled to sum 1.
         """
-        size = np.abs(csc)
-        column_sums, row_sums = np.asarray(size.sum(axis=0)).ravel(), np.asarray(size.sum(axis=1)).ravel()
-        self._norms = {False: float(row_sums.max()), True: float(column_sums.max())}
+        row, column, n = self._structure.csc_indices, self._structure.csc_columns, self._structure.shape[0]
+        size = np.abs(self._A[False].data)
         with np.errstate(all="ignore"):
-            self._scale = 1.0 / column_sums
-            self._scaled_rows = size @ self._scale
+            rows, columns = np.bincount(row, size, n), np.bincount(column, size, n)
+            self._norms = {False: rows.max(), True: columns.max()}
+            self._scale = 1.0 / columns
+            self._scaled_rows = np.bincount(row, size * self._scale[column], n)
 
-    def _factorize(self, csc: Any) -> None:
+    def _factorize(self) -> None:
         """Factorize; where the strategy of choice fails or cannot be believed, the safe one decides."""
         try:
-            lu = sla.splu(csc, **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
+            lu = sla.splu(self._A[False], **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
             condition, fact = self._condition(lu), "LU found A singular to working precision."
         except RuntimeError:  # SciPy: "Factor is exactly singular"
             condition, fact = np.inf, "LU met an exactly zero pivot."
         if condition * self._eps < 1.0:
             self._lu = lu
         elif self._safe:
-            raise singular(self._structure, self._values, fact, condition)
+            raise singular(self._A[False], fact, condition)
         else:
             self._safe = True
-            self._factorize(csc)
+            self._factorize()
 
     def _condition(self, lu: Any) -> float:
         """A lower bound, mostly tight, of the condition `‖ |A⁻¹| |A| ‖∞` of `A` with its columns scaled.
@@ -108,7 +107,7 @@ class SuperLUFactor:
         excites every direction, the smallest one included.
         """
         with np.errstate(all="ignore"):
-            z = lu.solve((self._structure.signs * self._scaled_rows).astype(self._values.dtype))
+            z = lu.solve((self._structure.signs * self._scaled_rows).astype(self._A[False].dtype))
             return float((np.abs(z) / self._scale).max())
 
     def _refined(self, b: Any, adjoint: bool) -> Any:
@@ -118,12 +117,20 @@ class SuperLUFactor:
         x = self._substitute(b, adjoint)
         with np.errstate(all="ignore"):
             for _ in range(_REFINEMENTS):
-                residual = b - multiply(self._A, x, adjoint=adjoint)
+                residual = b - self._multiply(x, adjoint)
                 bound = tolerance * (self._norms[adjoint] * np.abs(x).max(axis=0) + size)
                 if (np.abs(residual).max(axis=0) <= bound).all() and np.isfinite(bound).all():
                     return x
                 x = x + self._substitute(residual, adjoint)
         return None
+
+    def _multiply(self, x: Any, adjoint: bool) -> Any:
+        """`A x` or `Aᴴ x = conj(Aᵀ conj(x))`; the transposed view is kept once it is made."""
+        if not adjoint:
+            return self._A[False] @ x
+        if True not in self._A:
+            self._A[True] = self._A[False].T
+        return (self._A[True] @ x.conj()).conj() if np.iscomplexobj(x) else self._A[True] @ x
 
     def _substitute(self, b: Any, adjoint: bool) -> Any:
         """The two triangular solves, some columns at a time."""
