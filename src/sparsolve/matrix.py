@@ -99,9 +99,7 @@ class SparseMatrix:
         if layout is not torch.sparse_csr:
             raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
         row, col = coo.indices().unbind()
-        return torch.sparse_csr_tensor(
-            pointers(row.contiguous(), self.shape[0]), col, coo.values(), self.shape, check_invariants=False
-        )
+        return compressed(coo.values(), pointers(row.contiguous(), self.shape[0]), col, self.shape, layout)
 
     def to_dense(self) -> Tensor:
         """`(*batch, rows, columns)`, as `A @ I`: differentiable, and right under every transform."""
@@ -182,8 +180,7 @@ def require_sparse(T: Tensor) -> None:
 class _CompressedValues(torch.autograd.Function):
     """`T.values()` of a CSR or CSC tensor, differentiable any number of times.
 
-    torch's own `values()` loses the second derivative of a CSR tensor without a word. The gradient here is built
-    by `torch.sparse_compressed_tensor`, which is differentiable in its values.
+    torch's own `values()` loses the second derivative of a CSR tensor without a word.
     """
 
     @staticmethod
@@ -195,9 +192,36 @@ class _CompressedValues(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return compressed(grad, ctx.compressed, ctx.plain, ctx.shape, ctx.layout)
+
+
+class _Compressed(torch.autograd.Function):
+    """A CSR or CSC tensor of these values, differentiable any number of times: the converse of `_CompressedValues`.
+
+    torch's own constructor has no gradient for complex values.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, compressed: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout
+    ) -> Tensor:
+        ctx.compressed, ctx.plain, ctx.layout = compressed, plain, layout
         return torch.sparse_compressed_tensor(
-            ctx.compressed, ctx.plain, grad, ctx.shape, layout=ctx.layout, check_invariants=False
+            compressed, plain, values.detach(), shape, layout=layout, check_invariants=False
         )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if grad.layout is torch.strided:
+            outer = torch.repeat_interleave(ctx.compressed.diff(), output_size=ctx.plain.shape[0])
+            at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
+            return grad[at], None, None, None, None
+        return _CompressedValues.apply(grad), None, None, None, None  # type: ignore[no-untyped-call]
+
+
+def compressed(values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout) -> Tensor:
+    """The CSR or CSC tensor, differentiable in its values; its indices are known to be right."""
+    return _Compressed.apply(values, outer, plain, shape, layout)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:

@@ -97,7 +97,12 @@ class Pattern:
     def rows(self) -> Tensor:
         """`(nnz,)`: the row of every entry."""
         each = torch.arange(self.shape[0], device=self.device, dtype=self.col.dtype)
-        return torch.repeat_interleave(each, self.crow.diff(), output_size=self.nnz)
+        counts = self.crow.diff().clamp(min=0)  # torch writes outside its memory for a negative count
+        try:
+            return torch.repeat_interleave(each, counts, output_size=self.nnz)
+        except RuntimeError:
+            check_entries(self.crow, self.col, self.shape)
+            raise
 
     def adjoint(self) -> tuple[Pattern, Tensor]:
         """The pattern of `Aᴴ`, and the order its values go in; kept after the first call."""
