@@ -40,17 +40,17 @@ def solve(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool = False
 ) -> tuple[Tensor, Tensor]:
     """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b `(*batch, n, k)`."""
-    return torch.ops.sparsolve.solve(values, crow, col, b, solver, adjoint, report)  # type: ignore[no-any-return]
+    return torch.ops.sparsolve.solve.default(values, crow, col, b, solver, adjoint, report)  # type: ignore[no-any-return]
 
 
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
-    return torch.ops.sparsolve.matmul(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
+    return torch.ops.sparsolve.matmul.default(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
 
 
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the pattern's entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`."""
-    return torch.ops.sparsolve.sample(crow, col, u, v)  # type: ignore[no-any-return]
+    return torch.ops.sparsolve.sample.default(crow, col, u, v)  # type: ignore[no-any-return]
 
 
 def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Tensor:

@@ -35,8 +35,8 @@ def plan(
     values, b = values.to(dtype), (b.unsqueeze(-1) if vector else b).to(dtype)
     batch, own = values.shape[:-1], b.shape[:-2]
     if len(batch) == 0 and len(own) > 0:
-        folded = b.movedim(-2, 0).reshape(rows, -1) if b.numel() else b.new_zeros((rows, _product(own) * b.shape[-1]))
         k = b.shape[-1]
+        folded = b.movedim(-2, 0).reshape(rows, _product(own) * k)
 
         def unfold(x: Tensor) -> Tensor:
             return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()

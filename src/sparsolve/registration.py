@@ -32,6 +32,7 @@ from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _AutoDispatchBelowAutograd
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._VF import _unpack_dual
+from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
@@ -53,6 +54,13 @@ def _for_outer_levels() -> Iterator[None]:
 
 def _primal(t: Tensor) -> Tensor:
     return _unpack_dual(t, level=0)[0] if _transforming() else t
+
+
+def _nothing_to_record(args: tuple[Any, ...]) -> bool:
+    """No transform, no dual level, and no input that wants a gradient: most calls, such as a first-order backward."""
+    if _transforming() or forward_ad._current_level >= 0:
+        return False
+    return not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -108,6 +116,9 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
     function: Any = type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
 
     def kernel(keyset: Any, *args: Any) -> Any:
+        if _nothing_to_record(args):
+            with _AutoDispatchBelowAutograd():
+                return op(*args)
         with enable_single_level_autograd_function():
             return function.apply(*args)
 

@@ -72,8 +72,8 @@ class Structure:
         starts: where each place starts in `order` if some place has several entries, else None.
         csc_indptr: column pointers of the canonical matrix, int32.
         csc_indices: its rows, sorted, int32.
-        csc_columns: the column of each of its entries, int32.
         diagonal: positions of diagonal entries in the canonical matrix.
+        empty: whether some row or column has no entry at all.
         signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
     """
 
@@ -101,8 +101,8 @@ class Structure:
             indices, column_of = indices[new], column_of[new]
         self.csc_indptr = indptr.astype(np.int32)
         self.csc_indices = indices.astype(np.int32)
-        self.csc_columns = column_of
         self.diagonal = np.flatnonzero(self.csc_indices == column_of)
+        self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 
         for a in self._arrays():
@@ -146,7 +146,7 @@ def sampled(structure: Structure, u: Any, v: Any) -> Any:
     out = np.zeros(nnz, dtype=u.dtype)
     u, v = np.ascontiguousarray(u), np.ascontiguousarray(v.conj())
     if k == 1:
-        return u[structure.rows, 0] * v[structure.indices, 0]
+        return u.ravel().take(structure.rows) * v.ravel().take(structure.indices)
     piece = max(1, _CHUNK // max(k, 1))
     for start in range(0, nnz, piece):
         part = slice(start, start + piece)

@@ -1,0 +1,172 @@
+"""Value and gradient of a solve against the raw calls they cannot do without, and the memory that a gradient takes.
+
+    python benchmarks/core.py [--repeat 15] [--json benchmarks/results/core.json]
+
+The raw calls are one `splu` with the better of two orderings, one solve and one adjoint solve. Each pair is timed in
+turn in one process (A B A B ...); the figure is the median of the pairs' ratios, which a drifting machine leaves alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import scipy
+import scipy.sparse as sp
+import scipy.sparse.linalg as sla
+import torch
+
+import sparsolve as sps
+
+SYMMETRIC = {
+    "permc_spec": "MMD_AT_PLUS_A",
+    "diag_pivot_thresh": 0.1,
+    "panel_size": 8,
+    "options": {"SymmetricMode": True},
+}
+COLAMD = {"permc_spec": "COLAMD"}
+
+
+def laplacian(m: int) -> Any:
+    return sp.diags_array([-np.ones(m - 1), 2 * np.ones(m), -np.ones(m - 1)], offsets=[-1, 0, 1])
+
+
+def poisson(m: int, dimensions: int) -> Any:
+    A: Any = sp.csr_array((1, 1))
+    for _ in range(dimensions):
+        A = sp.kronsum(laplacian(m), A) if A.shape[0] > 1 else laplacian(m)
+    return sp.csr_matrix(A)
+
+
+def convection_diffusion(m: int) -> Any:
+    wind = sp.diags_array([-0.4 * np.ones(m - 1), 0.4 * np.ones(m - 1)], offsets=[-1, 1])
+    return sp.csr_matrix(poisson(m, 2) + sp.kron(sp.eye_array(m), wind))
+
+
+def random_graph(n: int) -> Any:
+    rng = np.random.default_rng(0)
+    G = sp.coo_matrix((rng.random(3 * n), rng.integers(0, n, (2, 3 * n))), shape=(n, n)).tocsr()
+    G = G + G.T
+    return sp.csr_matrix(sp.diags_array(np.asarray(G.sum(axis=1)).ravel() + 1) - G)
+
+
+SYSTEMS: dict[str, Callable[[], Any]] = {
+    "Poisson 2-D, n=100": lambda: poisson(10, 2),
+    "convection-diffusion, n=100": lambda: convection_diffusion(10),
+    "Poisson 3-D, n=125": lambda: poisson(5, 3),
+    "random graph, n=100": lambda: random_graph(100),
+    "Poisson 2-D, n=1024": lambda: poisson(32, 2),
+    "Poisson 2-D, n=10 000": lambda: poisson(100, 2),
+    "convection-diffusion, n=10 000": lambda: convection_diffusion(100),
+    "Poisson 2-D, n=90 000": lambda: poisson(300, 2),
+    "Poisson 3-D, n=10 648": lambda: poisson(22, 3),
+    "Poisson 3-D, n=27 000": lambda: poisson(30, 3),
+}
+
+
+def seconds(call: Callable[[int], Any], i: int, inner: int) -> float:
+    start = time.perf_counter()
+    for j in range(inner):
+        call(i * inner + j)
+    return (time.perf_counter() - start) / inner
+
+
+def value_and_gradient(A: Any, repeat: int) -> dict[str, Any]:
+    """Medians over interleaved pairs; every call has values of its own, so that nothing is found in the memo."""
+    n = A.shape[0]
+    csc, b, g = A.tocsc(), np.random.default_rng(1).standard_normal(n), np.ones(n)
+    raw_best = min(
+        (SYMMETRIC, COLAMD), key=lambda o: min(seconds(lambda i: sla.splu(csc, **o), i, 1) for i in range(2))
+    )
+    pattern = sps.Pattern(torch.from_numpy(A.indptr), torch.from_numpy(A.indices), A.shape)
+    values, rhs, cotangent = torch.from_numpy(A.data), torch.from_numpy(b), torch.from_numpy(g)
+
+    def raw(i: int) -> None:
+        csc.data[0] += 1e-9
+        lu = sla.splu(csc, **raw_best)
+        lu.solve(b)
+        lu.solve(g, "T")
+
+    def ours(i: int) -> None:
+        v = values.clone()
+        v[0] += 1e-9 * (i + 1)
+        v.requires_grad_()
+        sps.solve(sps.SparseMatrix(v, pattern), rhs).backward(cotangent)
+
+    inner = max(1, min(100, 20_000 // n))
+    sps.clear_memo()
+    pairs = [(seconds(raw, i, inner), seconds(ours, i, inner)) for i in range(repeat + 1)][1:]
+    made = sps.memo_info().factorizations
+    assert made == inner * (repeat + 1), "each call makes one factorization"
+    return {
+        "n": n,
+        "nnz": A.nnz,
+        "raw_ms": 1e3 * median(r for r, _ in pairs),
+        "ours_ms": 1e3 * median(o for _, o in pairs),
+        "ratio": median(o / r for r, o in pairs),
+    }
+
+
+def gradient_memory(k: int) -> dict[str, Any]:
+    """The largest temporary memory of a gradient with k columns, as a multiple of nnz k numbers."""
+    A = poisson(64, 2)
+    n = A.shape[0]
+    pattern = sps.Pattern(torch.from_numpy(A.indptr), torch.from_numpy(A.indices), A.shape)
+    B = torch.randn(n, k, dtype=torch.float64)
+    v = torch.from_numpy(A.data.copy()).requires_grad_()
+    x = sps.solve(sps.SparseMatrix(v, pattern), B)
+    x.backward(B, retain_graph=True)
+    tracemalloc.start()
+    x.backward(B)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {
+        "k": k,
+        "nnz": A.nnz,
+        "n": n,
+        "peak_over_nnz_k": peak / (8 * A.nnz * k),
+        "peak_over_n_k": peak / (8 * n * k),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeat", type=int, default=15)
+    parser.add_argument("--only", default="", help="run the systems whose name contains this")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {}
+    print(f"{'system':34} {'raw ms':>9} {'ours ms':>9} {'ours/raw':>9}")
+    for name, make in SYSTEMS.items():
+        if options.only in name:
+            row = rows[name] = value_and_gradient(make(), options.repeat)
+            print(f"{name:34} {row['raw_ms']:9.3f} {row['ours_ms']:9.3f} {row['ratio']:9.2f}", flush=True)
+    memory = [gradient_memory(k) for k in (16, 256)]
+    for row in memory:
+        print(
+            f"gradient, {row['k']} columns: peak temporary memory {row['peak_over_nnz_k']:.2f} nnz·k, {row['peak_over_n_k']:.2f} n·k"
+        )
+    if options.json:
+        machine = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "scipy": scipy.__version__,
+            "machine": platform.machine(),
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(
+            json.dumps({"machine": machine, "value_and_gradient": rows, "memory": memory}, indent=1) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
