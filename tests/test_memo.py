@@ -1,0 +1,449 @@
+"""The memo: factorization counts as a contract, counted where SciPy factorizes; bounds; and that it never changes an answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg as sla
+import torch
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
+
+import oracle
+import sparsolve as sps
+from sparsolve.memo import Memo
+from systems import SINGULAR, SYSTEMS, with_indices
+
+F64, C128 = torch.float64, torch.complex128
+N = 20
+
+
+@pytest.fixture
+def splu(monkeypatch):
+    """A list that grows by one with every call of SciPy's `splu`."""
+    calls, true = [], sla.splu
+
+    def counted(*args, **kwargs):
+        calls.append(args[0])
+        return true(*args, **kwargs)
+
+    monkeypatch.setattr(sla, "splu", counted)
+    return calls
+
+
+@pytest.fixture
+def system():
+    values, pattern = SYSTEMS["banded"](F64)
+    return values, pattern, torch.randn(N, dtype=F64)
+
+
+def loss(pattern, b):
+    return lambda v: sps.solve(sps.SparseMatrix(v, pattern), b).pow(3).sum()
+
+
+# ---- the contract
+
+
+def test_value_gradient_and_hessian_vector_product(splu, system):
+    values, pattern, b = system
+    f = loss(pattern, b)
+    f(values)
+    grad(f)(values)
+    jvp(grad(f), (values,), (torch.randn_like(values),))
+    v = values.clone().requires_grad_()
+    (g,) = torch.autograd.grad(f(v), v, create_graph=True)
+    torch.autograd.grad(g.sum(), v)
+    assert len(splu) == 1
+    assert sps.memo_info().factorizations == 1
+    assert sps.memo_info().analyses == 1
+
+
+@pytest.mark.parametrize("transform", [jacrev, jacfwd, hessian])
+def test_jacobians(transform, splu, system):
+    values, pattern, b = system
+    transform(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b))(values)
+    assert len(splu) == 1
+
+
+def test_vmap_over_right_hand_sides(splu, system):
+    values, pattern, _ = system
+    vmap(lambda b: sps.solve(sps.SparseMatrix(values, pattern), b))(torch.randn(100, N, dtype=F64))
+    assert len(splu) == 1
+
+
+def test_batch_of_right_hand_sides(splu, system):
+    values, pattern, _ = system
+    sps.solve(sps.SparseMatrix(values, pattern), torch.randn(5, 4, N, 2, dtype=F64))
+    assert len(splu) == 1
+
+
+def test_vmap_over_matrices(splu, system):
+    values, pattern, b = system
+    batch = torch.stack([values * (1 + i) for i in range(7)])
+    vmap(grad(loss(pattern, b)))(batch)
+    assert len(splu) == 7
+    assert sps.memo_info().analyses == 1
+
+
+def test_the_same_matrix_in_a_batch(splu, system):
+    values, pattern, b = system
+    sps.solve(sps.SparseMatrix(values.expand(6, -1), pattern), b)
+    assert len(splu) == 1
+
+
+def test_five_solves_and_the_adjoint(splu, system):
+    values, pattern, _ = system
+    for i in range(5):
+        sps.solve(sps.SparseMatrix(values.clone(), pattern), torch.randn(N, 1 + i, dtype=F64))
+    sps.solve(sps.SparseMatrix(values, pattern), torch.randn(N, dtype=F64), adjoint=True)
+    assert len(splu) == 1
+    assert sps.memo_info().factor_hits == 5
+
+
+def test_pytree(splu, system):
+    values, pattern, b = system
+    sps.solve(sps.SparseMatrix(values, pattern), {"u": b, "v": [b, b.unsqueeze(-1)]})
+    assert len(splu) == 1
+
+
+def test_sparse_tensor_and_its_gradient(splu, system):
+    values, pattern, b = system
+    A = torch.sparse_csr_tensor(
+        pattern.crow, pattern.col, values, pattern.shape, check_invariants=True
+    ).requires_grad_()
+    for _ in range(2):
+        sps.solve(A, b).sum().backward()
+    assert len(splu) == 1
+    assert sps.memo_info().analyses == 1
+
+
+def test_newton_loop(splu, system):
+    """`A(u) u = b` with `A`'s values depending on u: one analysis, one factorization a step."""
+    values, pattern, b = system
+    row, u, steps = pattern.rows(), torch.zeros(N, dtype=F64), 6
+    for _ in range(steps):
+        v = torch.where(row == pattern.col, values + 0.1 * u[row].cos(), values)
+        u = sps.solve(sps.SparseMatrix(v, pattern), b)
+    assert len(splu) == steps
+    assert sps.memo_info().analyses == 1
+
+
+# ---- what must not be found again
+
+
+@pytest.mark.parametrize("change", [lambda v: torch.nextafter(v, v + 1), lambda v: v.nextafter(v - 1), torch.neg])
+@pytest.mark.parametrize("entry", [0, 13, -1])
+def test_one_changed_value_factorizes_again(change, entry, splu, system):
+    """In every place: the sampled entries pick a bucket only."""
+    values, pattern, b = system
+    sps.solve(sps.SparseMatrix(values, pattern), b)
+    changed = values.clone()
+    changed[entry] = change(values[entry])
+    sps.solve(sps.SparseMatrix(changed, pattern), b)
+    assert len(splu) == 2
+
+
+def test_negative_zero_is_another_value(splu):
+    values, pattern = SYSTEMS["stored zeros"](F64)
+    b = torch.randn(9, dtype=F64)
+    sps.solve(sps.SparseMatrix(values, pattern), b)
+    assert (values == 0).any()
+    sps.solve(sps.SparseMatrix(torch.where(values == 0, -0.0, values), pattern), b)
+    assert len(splu) == 2
+
+
+def test_same_values_on_another_pattern(splu, system):
+    values, pattern, b = system
+    adjoint, _ = pattern.adjoint()
+    ones = torch.ones_like(values) + torch.where(pattern.rows() == pattern.col, 9, 0)
+    sps.solve(sps.SparseMatrix(ones, pattern), b)
+    x = sps.solve(sps.SparseMatrix(ones, adjoint), b)
+    torch.testing.assert_close(x, oracle.solve(ones, adjoint, b))
+    assert len(splu) == 2
+
+
+def test_same_bits_in_another_dtype(splu):
+    """Two float32 numbers have the bits of one complex64."""
+    pattern = sps.Pattern(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), (2, 2))
+    z = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex64)
+    w = torch.view_as_real(z).reshape(-1).view(F64).clone()
+    b = torch.ones(2, dtype=torch.complex64)
+    torch.testing.assert_close(sps.solve(sps.SparseMatrix(z, pattern), b), b / z)
+    sps.solve(sps.SparseMatrix(w, pattern), torch.ones(2, dtype=F64))
+    assert len(splu) == 2
+
+
+def test_in_place_change_is_noticed(splu, system):
+    values, pattern, b = system
+    A = sps.SparseMatrix(values, pattern)
+    sps.solve(A, b)
+    with torch.no_grad():
+        values.mul_(2)
+    torch.testing.assert_close(sps.solve(A, b), oracle.solve(values, pattern, b))
+    assert len(splu) == 2
+
+
+def test_in_place_change_behind_torchs_back(system):
+    """NumPy bumps no version counter."""
+    values, pattern, b = system
+    A = sps.SparseMatrix(values, pattern)
+    sps.solve(A, b)
+    values.numpy()[3] += 1
+    torch.testing.assert_close(sps.solve(A, b), oracle.solve(values, pattern, b))
+
+
+def test_in_place_change_of_the_pattern(system):
+    _, _, b = system
+    col = torch.arange(N)
+    pattern = sps.Pattern(torch.arange(N + 1), col, (N, N))
+    v = torch.arange(1.0, N + 1, dtype=F64)
+    sps.solve(sps.SparseMatrix(v, pattern), b)
+    col.copy_(torch.arange(N).flip(0))
+    torch.testing.assert_close(sps.solve(sps.SparseMatrix(v, pattern), b), (b / v).flip(0))
+
+
+def test_int32_and_int64_patterns_share_no_mistakes(splu, system):
+    values, pattern, b = system
+    x, y = (sps.solve(sps.SparseMatrix(values, with_indices(pattern, i)), b) for i in (torch.int32, torch.int64))
+    assert torch.equal(x, y)
+
+
+def test_errors_are_not_remembered(splu):
+    values, pattern = SINGULAR["grid graph"][0](F64)
+    for again in (1, 2):
+        with pytest.raises(sps.SingularMatrixError):
+            sps.solve(sps.SparseMatrix(values, pattern), torch.ones(72, dtype=F64))
+        assert len(splu) >= again
+        assert len(splu) % again == 0
+    assert sps.memo_info().entries == 0
+    assert sps.memo_info().factorizations == 0
+    shifted = torch.where(pattern.rows() == pattern.col, values + 1, values)
+    torch.testing.assert_close(
+        sps.solve(sps.SparseMatrix(shifted, pattern), torch.ones(72, dtype=F64)), torch.ones(72, dtype=F64)
+    )
+
+
+# ---- bounds
+
+
+def run(values, pattern, b):
+    """Two matrices, their gradients and adjoint solves, in turns."""
+    out = []
+    for scale in (1.0, 2.0, 1.0, 3.0, 2.0):
+        v = (scale * values).clone().requires_grad_()
+        x = sps.solve(sps.SparseMatrix(v, pattern), b)
+        out += [x.detach(), torch.autograd.grad(x.square().sum(), v)[0]]
+    return out
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4, 100, 20_000])
+def test_results_do_not_depend_on_the_limit(limit, system):
+    expected = run(*system)
+    sps.clear_memo()
+    sps.set_memo_limit(limit)
+    for got, wanted in zip(run(*system), expected, strict=True):
+        assert torch.equal(got, wanted)
+
+
+def test_limit_zero_keeps_nothing(splu, system):
+    values, pattern, b = system
+    sps.set_memo_limit(0)
+    for _ in range(3):
+        sps.solve(sps.SparseMatrix(values, pattern), b)
+    assert len(splu) == 3
+    info = sps.memo_info()
+    assert (info.entries, info.nbytes, info.max_bytes) == (0, 0, 0)
+
+
+def test_newest_is_kept_for_its_gradient_however_large(splu, system):
+    values, pattern, b = system
+    sps.set_memo_limit(4)  # one byte for analyses, three for factorizations
+    values.requires_grad_()
+    sps.solve(sps.SparseMatrix(values, pattern), b).sum().backward()
+    assert len(splu) == 1
+    assert sps.memo_info().entries == 1
+
+
+def test_limit_is_respected_and_the_least_recently_used_goes(splu, system):
+    values, pattern, b = system
+    solve = lambda scale: sps.solve(sps.SparseMatrix(scale * values, pattern), b)  # noqa: E731
+    solve(1)
+    alone = sps.memo_info().nbytes
+    one = sum(e.nbytes for e in sps.memo.FACTORS._entries.values())
+    assert 0 < one < alone
+    sps.set_memo_limit(4 * (4 * one))  # a quarter is for analyses, so there is room for 12
+    for scale in range(2, 40):
+        solve(scale)
+        assert sps.memo_info().nbytes <= sps.memo_info().max_bytes
+        solve(1)
+    assert 2 < sps.memo_info().entries <= 12
+    assert len(splu) == 39  # solve(1) was used each time and never left
+    solve(2)
+    assert len(splu) == 40
+    sps.set_memo_limit(0)
+    assert sps.memo_info().nbytes == 0
+
+
+def test_negative_limit():
+    with pytest.raises(ValueError, match="max_bytes is -1"):
+        sps.set_memo_limit(-1)
+
+
+def test_estimated_bytes_are_not_fewer_than_the_factors_numbers(splu):
+    values, pattern = SYSTEMS["Poisson 3-D"](C128)
+    sps.solve(sps.SparseMatrix(values, pattern), torch.ones(27, dtype=C128))
+    lu = sla.splu(splu[0])
+    assert sps.memo_info().nbytes > lu.nnz / 4 * 16 + 2 * values.nbytes
+
+
+def test_clear(splu, system):
+    values, pattern, b = system
+    for _ in range(2):
+        sps.solve(sps.SparseMatrix(values, pattern), b)
+        sps.clear_memo()
+        assert sps.memo_info()[:6] == (0, 0, 0, 0, 0, 0)
+    assert len(splu) == 2
+
+
+def test_a_callable_is_called_every_time(system):
+    values, pattern, b = system
+    calls = []
+
+    def solver(matrix, rhs):
+        calls.append(1)
+        return sla.spsolve(matrix.tocsc(), rhs)
+
+    for _ in range(3):
+        sps.solve(sps.SparseMatrix(values, pattern), b, solver)
+    assert len(calls) == 3
+    assert sps.memo_info().entries == 0
+
+
+# ---- the class
+
+
+class Thing:
+    def __init__(self, nbytes=1000):
+        self.nbytes = nbytes
+
+
+def test_memo_compares_bits():
+    memo = Memo(10**6)
+    a = np.array([1.0, np.nan, 0.0])
+    first = memo.get("k", (a,), Thing)
+    assert memo.get("k", (a.copy(),), Thing) is first
+    assert memo.get("other", (a,), Thing) is not first
+    assert memo.get("k", (np.array([1.0, np.nan, -0.0]),), Thing) is not first
+    assert memo.get("k", (a[:2],), Thing) is not first
+    a[0] = 2.0
+    assert memo.get("k", (a,), Thing) is not first
+    assert (memo.made, memo.hits) == (5, 1)
+
+
+def test_memo_finds_changes_between_the_samples():
+    memo, a = Memo(10**6), np.arange(1000.0)
+    first = memo.get("k", (a,), Thing)
+    for i in range(1000):
+        b = a.copy()
+        b[i] += 0.5
+        assert memo.get("k", (b,), Thing) is not first
+
+
+def test_memo_forgets_a_failure():
+    memo = Memo(10**6)
+
+    def fail():
+        raise KeyError("x")
+
+    for _ in range(2):
+        with pytest.raises(KeyError):
+            memo.get("k", (np.zeros(2),), fail)
+        assert len(memo) == 0
+    assert isinstance(memo.get("k", (np.zeros(2),), Thing), Thing)
+    assert memo.made == 1
+
+
+def test_memo_order_of_leaving():
+    memo = Memo(3500)
+    a, b, c, d = (np.full(1, float(i)) for i in range(4))
+    things = [memo.get("k", (x,), Thing) for x in (a, b, c)]
+    assert memo.get("k", (a,), Thing) is things[0]
+    memo.get("k", (d,), Thing)  # b leaves
+    assert memo.get("k", (a,), Thing) is things[0]
+    assert memo.get("k", (c,), Thing) is things[2]
+    assert memo.get("k", (b,), Thing) is not things[1]
+    assert memo.nbytes == 3 * (1000 + 8)
+
+
+def test_concurrent_gets_of_one_key_make_it_once():
+    memo, made, barrier = Memo(10**6), [], threading.Barrier(8)
+    got = []
+
+    def make():
+        time.sleep(0.05)
+        made.append(1)
+        return Thing()
+
+    def work():
+        barrier.wait()
+        got.append(memo.get("k", (np.arange(5.0),), make))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    [t.start() for t in threads]
+    [t.join(10) for t in threads]
+    assert len(made) == 1
+    assert len(got) == 8
+    assert len(set(map(id, got))) == 1
+    assert memo.hits == 7
+
+
+def test_concurrent_gets_of_different_keys_do_not_wait_for_each_other():
+    memo, both = Memo(10**6), threading.Barrier(2, timeout=10)
+    threads = [
+        threading.Thread(target=memo.get, args=(i, (np.zeros(1),), lambda: (both.wait(), Thing())[1])) for i in range(2)
+    ]
+    [t.start() for t in threads]
+    [t.join(10) for t in threads]
+    assert memo.made == 2
+
+
+def test_a_waiting_thread_makes_what_the_first_failed_to_make():
+    memo, started, got = Memo(10**6), threading.Event(), []
+
+    def fail():
+        started.set()
+        time.sleep(0.05)
+        raise KeyError("x")
+
+    def first():
+        with pytest.raises(KeyError):
+            memo.get("k", (np.zeros(1),), fail)
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    started.wait(10)
+    threads.append(threading.Thread(target=lambda: got.append(memo.get("k", (np.zeros(1),), Thing))))
+    threads[1].start()
+    [t.join(10) for t in threads]
+    assert len(got) == 1
+    assert memo.made == 1
+
+
+def test_clear_while_one_is_being_made():
+    memo, started, go, got = Memo(10**6), threading.Event(), threading.Event(), []
+
+    def make():
+        started.set()
+        go.wait(10)
+        return Thing()
+
+    thread = threading.Thread(target=lambda: got.append(memo.get("k", (np.zeros(1),), make)))
+    thread.start()
+    started.wait(10)
+    memo.clear()
+    go.set()
+    thread.join(10)
+    assert len(got) == 1
+    assert (len(memo), memo.nbytes) == (0, 0)
