@@ -3,7 +3,8 @@
     python benchmarks/core.py [--repeat 15] [--json benchmarks/results/core.json]
 
 The raw calls are one `splu` with the better of two orderings, one solve and one adjoint solve. Each pair is timed in
-turn in one process (A B A B ...); the figure is the median of the pairs' ratios, which a drifting machine leaves alone.
+turn in one process (A B A B ..., one call each, so that neither finds the other's data in the cache); the figure is the
+median of the pairs' ratios, which a drifting machine leaves alone.
 """
 
 from __future__ import annotations
@@ -72,26 +73,27 @@ SYSTEMS: dict[str, Callable[[], Any]] = {
 }
 
 
-def seconds(call: Callable[[int], Any], i: int, inner: int) -> float:
+def seconds(call: Callable[[int], Any], i: int) -> float:
     start = time.perf_counter()
-    for j in range(inner):
-        call(i * inner + j)
-    return (time.perf_counter() - start) / inner
+    call(i)
+    return time.perf_counter() - start
 
 
 def value_and_gradient(A: Any, repeat: int) -> dict[str, Any]:
     """Medians over interleaved pairs; every call has values of its own, so that nothing is found in the memo."""
     n = A.shape[0]
     csc, b, g = A.tocsc(), np.random.default_rng(1).standard_normal(n), np.ones(n)
-    raw_best = min(
-        (SYMMETRIC, COLAMD), key=lambda o: min(seconds(lambda i: sla.splu(csc, **o), i, 1) for i in range(2))
-    )
+
+    def splu_seconds(options: dict[str, Any]) -> float:
+        return median(seconds(lambda i: sla.splu(csc, **options), i) for i in range(5))
+
+    best = min((SYMMETRIC, COLAMD), key=splu_seconds)
     pattern = sps.Pattern(torch.from_numpy(A.indptr), torch.from_numpy(A.indices), A.shape)
     values, rhs, cotangent = torch.from_numpy(A.data), torch.from_numpy(b), torch.from_numpy(g)
 
     def raw(i: int) -> None:
         csc.data[0] += 1e-9
-        lu = sla.splu(csc, **raw_best)
+        lu = sla.splu(csc, **best)
         lu.solve(b)
         lu.solve(g, "T")
 
@@ -101,11 +103,10 @@ def value_and_gradient(A: Any, repeat: int) -> dict[str, Any]:
         v.requires_grad_()
         sps.solve(sps.SparseMatrix(v, pattern), rhs).backward(cotangent)
 
-    inner = max(1, min(100, 20_000 // n))
+    calls = repeat * max(1, min(100, 20_000 // n)) + 1
     sps.clear_memo()
-    pairs = [(seconds(raw, i, inner), seconds(ours, i, inner)) for i in range(repeat + 1)][1:]
-    made = sps.memo_info().factorizations
-    assert made == inner * (repeat + 1), "each call makes one factorization"
+    pairs = [(seconds(raw, i), seconds(ours, i)) for i in range(calls)][1:]
+    assert sps.memo_info().factorizations == calls, "each call makes one factorization"
     return {
         "n": n,
         "nnz": A.nnz,

@@ -29,10 +29,12 @@ ORDER = [
     "backends.__init__",
     "backends.host",
     "backends.diagnosis",
+    "backends.conditioning",
     "backends.*",  # one solver each; they do not import one another
     "ops",
     "registration",
     "calculus",
+    "compressed",
     "operands",
     "matrix",
     "solve",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
 import torch
-import torch.autograd.forward_ad as fwAD
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
+import oracle
 import sparsolve as sps
 
 DTYPES = [torch.float64, torch.complex128]
@@ -22,7 +21,9 @@ both_sides = pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "ad
 both_functions = pytest.mark.parametrize("name", FUNCTIONS)
 
 
-def problem(dtype: torch.dtype, shape: tuple[int, ...] = (3,), batch: tuple[int, ...] = ()) -> tuple[Tensor, sps.Pattern, Tensor]:
+def problem(
+    dtype: torch.dtype, shape: tuple[int, ...] = (3,), batch: tuple[int, ...] = ()
+) -> tuple[Tensor, sps.Pattern, Tensor]:
     torch.manual_seed(5)
     D = torch.tensor([[4, 1, 0], [0, 3, 2], [1, 0, 5]], dtype=dtype)
     values, pattern = oracle.pattern_of(D)
@@ -30,11 +31,15 @@ def problem(dtype: torch.dtype, shape: tuple[int, ...] = (3,), batch: tuple[int,
     return values.requires_grad_(), pattern, torch.randn(shape, dtype=dtype).requires_grad_()
 
 
-@pytest.mark.parametrize(("shape", "batch"), [((3,), ()), ((3, 2), ()), ((2, 3, 2), ()), ((2, 3, 2), (2,)), ((3,), (2,))])
+@pytest.mark.parametrize(
+    ("shape", "batch"), [((3,), ()), ((3, 2), ()), ((2, 3, 2), ()), ((2, 3, 2), (2,)), ((3,), (2,))]
+)
 @both_sides
 @both_dtypes
 @both_functions
-def test_gradcheck(name: str, dtype: torch.dtype, adjoint: bool, shape: tuple[int, ...], batch: tuple[int, ...]) -> None:
+def test_gradcheck(
+    name: str, dtype: torch.dtype, adjoint: bool, shape: tuple[int, ...], batch: tuple[int, ...]
+) -> None:
     values, pattern, b = problem(dtype, shape, batch)
 
     def f(values: Tensor, b: Tensor) -> Tensor:
@@ -63,9 +68,9 @@ def test_dual_numbers(dtype: torch.dtype, adjoint: bool) -> None:
     dv, db = torch.randn_like(values), torch.randn_like(b)
     tangents = []
     for f in (sps.solve, lambda A, b, adjoint: oracle.solve(A.values, A.pattern, b, adjoint)):
-        with fwAD.dual_level():
-            A = sps.SparseMatrix(fwAD.make_dual(values, dv), pattern)
-            tangents.append(fwAD.unpack_dual(f(A, fwAD.make_dual(b, db), adjoint=adjoint)).tangent)
+        with forward_ad.dual_level():
+            A = sps.SparseMatrix(forward_ad.make_dual(values, dv), pattern)
+            tangents.append(forward_ad.unpack_dual(f(A, forward_ad.make_dual(b, db), adjoint=adjoint)).tangent)
     torch.testing.assert_close(*tangents)
 
 
@@ -75,9 +80,9 @@ def test_backward_of_dual_numbers(dtype: torch.dtype) -> None:
     dv = torch.randn_like(values)
     grads = []
     for f in (sps.solve, lambda A, b: oracle.solve(A.values, A.pattern, b)):
-        with fwAD.dual_level():
-            x = f(sps.SparseMatrix(fwAD.make_dual(values, dv), pattern), b)
-            tangent = fwAD.unpack_dual(x).tangent
+        with forward_ad.dual_level():
+            x = f(sps.SparseMatrix(forward_ad.make_dual(values, dv), pattern), b)
+            tangent = forward_ad.unpack_dual(x).tangent
             grads.append(torch.autograd.grad(tangent.abs().sum(), (values, b)))
     torch.testing.assert_close(*grads)
 

@@ -460,7 +460,9 @@ def test_gradgradcheck(method: str | None, dtype: torch.dtype) -> None:
     assert torch.autograd.gradgradcheck(f, (v, b))
 
 
-@pytest.mark.parametrize("selection", [(None,), ("cg",), ("spsolve", "cg"), (sla.spsolve,)], ids=str)
+@pytest.mark.parametrize(
+    "selection", [(None,), ("cg",), ("spsolve", "cg"), (sla.spsolve,)], ids=["default", "cg", "spsolve, cg", "callable"]
+)
 def test_transforms_over_the_right_hand_side(selection: tuple[Any, ...]) -> None:
     D, b = dense("positive", torch.float64), torch.randn(N, dtype=torch.float64)
     T, inverse = sparse(D, torch.sparse_coo).detach(), torch.linalg.inv(D)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+import oracle
 import sparsolve as sps
 
 
@@ -63,7 +63,9 @@ def test_matrix_as_argument_and_result() -> None:
     torch.testing.assert_close(adjoint.to_dense(), oracle.dense(values, pattern).mH)
 
 
-@pytest.mark.xfail(strict=True, reason="Dynamo looks up @ on the tensor, never on the object left of it; sps.matmul(A, x) compiles")
+@pytest.mark.xfail(
+    strict=True, reason="Dynamo looks up @ on the tensor, never on the object left of it; sps.matmul(A, x) compiles"
+)
 def test_matmul_operator() -> None:
     values, pattern, b = problem()
     compiled(lambda v, b: sps.SparseMatrix(v, pattern) @ b)(values, b)

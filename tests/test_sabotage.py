@@ -22,10 +22,9 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import calculus, ops, registration
+from sparsolve import calculus, memo, ops, registration
 from sparsolve.backends import host, superlu
-from sparsolve.matrix import _CompressedValues
-from sparsolve.memo import Memo
+from sparsolve.compressed import _Values
 from sparsolve.operands import plan
 
 # ---- one edit of a function, and its undoing
@@ -236,6 +235,7 @@ def counts() -> None:
 def wrong_hits() -> None:
     """Nothing remembered may serve another matrix, however alike the two are."""
     _one_changed_entry()
+    _one_changed_entry_of_many()
     _another_pattern()
     _another_dtype()
 
@@ -257,6 +257,18 @@ def _one_changed_entry() -> None:
     copy = values.clone()
     values.mul_(2)
     _solved(copy, pattern, b)
+
+
+def _one_changed_entry_of_many() -> None:
+    """Between the entries that are looked at first, and in place."""
+    n = 5000
+    pattern = sps.Pattern(torch.arange(n + 1), torch.arange(n), (n, n))
+    values = torch.full((n,), 2.0, dtype=torch.float64)
+    ones = torch.ones(n, dtype=torch.float64)
+    for e in (1, 7, n - 2):
+        _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
+        values[e] = 4.0
+    _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
 
 
 def _another_pattern() -> None:
@@ -461,9 +473,9 @@ MISTAKES = [
     # registration
     Mistake(
         "outer levels' modes stay switched off",
-        registration._for_outer_levels.__wrapped__,
-        "if not _transforming():",
-        "if True:",
+        registration._for_outer_levels,
+        "if _transforming()",
+        "if False",
         "second real",
     ),
     Mistake(
@@ -491,7 +503,7 @@ MISTAKES = [
     Mistake(
         "row and column swapped in sample, one column",
         host.sampled,
-        "u[structure.rows, 0] * v[structure.indices, 0]",
+        "u.ravel().take(structure.rows) * v.ravel().take(structure.indices)",
         "u[structure.indices, 0] * v[structure.rows, 0]",
         "native real, native complex",
     ),
@@ -533,17 +545,16 @@ MISTAKES = [
     Mistake(
         "residual never looked at",
         superlu.SuperLUFactor._refined,
-        "<= bound).all()",
-        "<= np.inf).all()",
+        "<= bound)",
+        "<= np.inf)",
         "wrong_factor",
     ),
-    Mistake(
-        "condition never looked at", superlu.SuperLUFactor._factorize, "condition * self._eps < 1.0", "True", "refusal"
-    ),
+    Mistake("condition never looked at", superlu.SuperLUFactor._factorize, "found * eps < 1.0", "True", "refusal"),
     Mistake("conjugate bit ignored", host.array, "a.conj() if conj else a", "a", "lazy_bits"),
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
     # the memo
-    Mistake("memo that ignores values", Memo._find, "bool((a == b).all())", "True", "wrong_hits"),
+    Mistake("memo that ignores values", memo._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
+    Mistake("memo that compares samples", memo._same, "bool((a == b).all())", "True", "wrong_hits"),
     Mistake(
         "memo that ignores the pattern",
         ops._factor,
@@ -568,8 +579,8 @@ MISTAKES = [
         "(array(crow),), make",
         "wrong_hits",
     ),
-    Mistake("memo that keeps the caller's memory", Memo.get, "tuple(b.copy() for b in bits)", "bits", "wrong_hits"),
-    Mistake("memo that never finds", Memo._find, "return entry", "return None", "counts"),
+    Mistake("memo that keeps the caller's memory", memo._Key.own, "a.copy()", "a", "wrong_hits"),
+    Mistake("memo that never finds", memo._Key.__eq__, "return all(", "return False and all(", "counts"),
     # reports and layouts
     Mistake("residual of the wrong system", ops._residual, "adjoint=adjoint", "adjoint=not adjoint", "report"),
     Mistake("residual with the wrong sign", ops._residual, "b - on.multiply", "b + on.multiply", "report"),
@@ -595,9 +606,9 @@ MISTAKES = [
     ),
     Mistake(
         "gradient of a CSR tensor cut off from its graph",
-        _CompressedValues.backward,
-        "ctx.plain, grad, ctx",
-        "ctx.plain, grad.detach(), ctx",
+        _Values.backward,
+        "compressed(grad, ctx",
+        "compressed(grad.detach(), ctx",
         "layouts",
     ),
 ]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
 import torch
 from torch import Tensor
-from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
+import oracle
 import sparsolve as sps
+from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
 DTYPES = [torch.float64, torch.complex128]
 SHAPES = [(), (2,)]
@@ -85,7 +85,18 @@ def test_compiled_matmul(transform: str, dtype: torch.dtype) -> None:
     agree(aot, f, g, T, COMPOSITIONS[transform])
 
 
-INDUCTOR = ["value", "grad_both", "jvp_both", "jacrev_A", "hessian_A", "vjp_of_jvp", "vmap_both", "vmap_grad", "vmap_hvp", "grad_of_vmap"]
+INDUCTOR = [
+    "value",
+    "grad_both",
+    "jvp_both",
+    "jacrev_A",
+    "hessian_A",
+    "vjp_of_jvp",
+    "vmap_both",
+    "vmap_grad",
+    "vmap_hvp",
+    "grad_of_vmap",
+]
 
 
 def inductor(call: Callable[[], Any]) -> Callable[[], Any]:

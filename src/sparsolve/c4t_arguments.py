@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .backends.host import array
 from .backends.scipy_iterative import METHODS
+from .compressed import dense_dimensions
 from .errors import sentence
 from .operands import DTYPES
 
@@ -54,10 +55,11 @@ def require_matrix(A: Tensor) -> None:
                 "Use A.to_sparse_csr(), sparsolve.c2t_csr(A), or sparsolve.solve(A, B), which takes a SparseMatrix.",
             )
         )
-    if A.dim() != 2 or A.dense_dim() != 0 or A.shape[0] != A.shape[1]:
+    dense = dense_dimensions(A)
+    if A.dim() != 2 or dense != 0 or A.shape[0] != A.shape[1]:
         raise ValueError(
             sentence(
-                f"A has shape {tuple(A.shape)} with {A.dense_dim()} dense dimensions; one square matrix (n, n) is needed.",
+                f"A has shape {tuple(A.shape)} with {dense} dense dimensions; one square matrix (n, n) is needed.",
                 "A batch, or a rectangular system, perhaps.",
                 "For a batch that shares a pattern use sparsolve.solve with a SparseMatrix.",
             )

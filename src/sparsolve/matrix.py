@@ -10,6 +10,7 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from . import calculus
+from .compressed import compressed, parts, require_sparse
 from .convert import t2c_csr
 from .errors import sentence
 from .operands import plan
@@ -68,11 +69,10 @@ class SparseMatrix:
             T = T.coalesce()
             row, col = T.indices().unbind()
             return cls(T.values(), unchecked(pointers(row.contiguous(), shape[0]), col.contiguous(), shape))
-        values = _CompressedValues.apply(T)  # type: ignore[no-untyped-call]
+        values, outer, plain = parts(T)
         if T.layout is torch.sparse_csr:
-            return cls(values, unchecked(T.crow_indices(), T.col_indices(), shape))
-        columns = unchecked(T.ccol_indices(), T.row_indices(), (shape[1], shape[0]))
-        pattern, order = columns.adjoint()
+            return cls(values, unchecked(outer, plain, shape))
+        pattern, order = unchecked(outer, plain, (shape[1], shape[0])).adjoint()
         return cls(values[order], pattern)
 
     def to_torch(self, layout: torch.layout = torch.sparse_csr) -> Tensor:
@@ -155,73 +155,6 @@ def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
     rows, columns = A.shape
     values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns)
     return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
-
-
-def require_sparse(T: Tensor) -> None:
-    """Refuse what is not one 2-D sparse COO, CSR or CSC tensor."""
-    layouts = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
-    if not isinstance(T, Tensor) or T.layout not in layouts:
-        what = f"a {T.layout} tensor" if isinstance(T, Tensor) else f"a {type(T).__name__}"
-        raise TypeError(
-            sentence(
-                f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
-                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero.",
-            )
-        )
-    if T.dim() != 2 or T.dense_dim() != 0:
-        raise TypeError(
-            sentence(
-                f"A has shape {tuple(T.shape)} with {T.dense_dim()} dense dimensions; one 2-D sparse matrix is needed.",
-                remedy="A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
-            )
-        )
-
-
-class _CompressedValues(torch.autograd.Function):
-    """`T.values()` of a CSR or CSC tensor, differentiable any number of times.
-
-    torch's own `values()` loses the second derivative of a CSR tensor without a word.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, T: Tensor) -> Tensor:
-        rows = T.layout is torch.sparse_csr
-        ctx.layout, ctx.shape = T.layout, T.shape
-        ctx.compressed, ctx.plain = (T.crow_indices(), T.col_indices()) if rows else (T.ccol_indices(), T.row_indices())
-        return T.values().clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return compressed(grad, ctx.compressed, ctx.plain, ctx.shape, ctx.layout)
-
-
-class _Compressed(torch.autograd.Function):
-    """A CSR or CSC tensor of these values, differentiable any number of times: the converse of `_CompressedValues`.
-
-    torch's own constructor has no gradient for complex values.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, compressed: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout
-    ) -> Tensor:
-        ctx.compressed, ctx.plain, ctx.layout = compressed, plain, layout
-        return torch.sparse_compressed_tensor(
-            compressed, plain, values.detach(), shape, layout=layout, check_invariants=False
-        )
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        if grad.layout is torch.strided:
-            outer = torch.repeat_interleave(ctx.compressed.diff(), output_size=ctx.plain.shape[0])
-            at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
-            return grad[at], None, None, None, None
-        return _CompressedValues.apply(grad), None, None, None, None  # type: ignore[no-untyped-call]
-
-
-def compressed(values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout) -> Tensor:
-    """The CSR or CSC tensor, differentiable in its values; its indices are known to be right."""
-    return _Compressed.apply(values, outer, plain, shape, layout)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:

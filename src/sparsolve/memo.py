@@ -1,8 +1,8 @@
 """A bounded, locked memo of a pure function, whose arguments are arrays.
 
 A hit needs **bit-equal** arrays, compared with the entry's own copies, so it can never change an answer: a
-hash, a data pointer or a version counter could (compiled code reuses buffers without telling). A few sampled
-entries pick the bucket, the comparison decides.
+hash, a data pointer or a version counter could (compiled code reuses buffers without telling). Samples only say where
+to look; the comparison decides.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 __all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "set_memo_limit"]
 
 T = TypeVar("T")
-_SAMPLES = 8
+_SAMPLES = 8  # numbers of a large array that make its hash
+_WHOLE = 1 << 14  # bytes up to which an array is small
 
 
 class MemoInfo(NamedTuple):
@@ -42,14 +43,43 @@ class MemoInfo(NamedTuple):
     max_bytes: int
 
 
+class _Key:
+    """Arrays and a hashable rest as a dictionary key: equal only if every bit is.
+
+    Small arrays are kept as bytes. Large ones are compared as integers, so that NaN equals NaN and 0.0 differs from -0.0;
+    of these a few samples make the hash.
+    """
+
+    __slots__ = ("_hash", "arrays", "rest")
+
+    def __init__(self, rest: Hashable, arrays: tuple[Any, ...]) -> None:
+        self.rest = rest
+        self.arrays = tuple(_bits(a) for a in arrays)
+        self._hash = hash((rest, _sample(self.arrays[-1])))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Key) or self.rest != other.rest:
+            return False
+        return all(_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))
+
+    def own(self) -> None:
+        """From here on, in memory that nobody else writes to."""
+        self.arrays = tuple(a if isinstance(a, bytes) else a.copy() for a in self.arrays)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(a) if isinstance(a, bytes) else int(a.nbytes) for a in self.arrays)
+
+
 class _Entry(Generic[T]):
     """One remembered result; `lock` is held while it is being made, so that it is made once."""
 
-    __slots__ = ("arrays", "bucket", "lock", "nbytes", "value")
+    __slots__ = ("lock", "nbytes", "value")
 
-    def __init__(self, bucket: Hashable, arrays: tuple[Any, ...]) -> None:
-        self.bucket = bucket
-        self.arrays = arrays
+    def __init__(self) -> None:
         self.lock = threading.Lock()
         self.value: T | None = None
         self.nbytes = 0
@@ -65,54 +95,54 @@ class Memo(Generic[T]):
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._entries: OrderedDict[int, _Entry[T]] = OrderedDict()
-        self._buckets: dict[Hashable, list[_Entry[T]]] = {}
+        self._entries: OrderedDict[_Key, _Entry[T]] = OrderedDict()
         self.made = self.hits = self.nbytes = 0
 
     def get(self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[[], T]) -> T:
         """`make()`, or what it returned for bit-equal `arrays` and equal `rest`."""
-        bits = tuple(_bits(a) for a in arrays)
-        bucket = (rest, _sample(bits[-1]))
+        key = _Key(rest, arrays)
         while True:
             with self._lock:
-                entry = self._find(bucket, bits)
-                fresh = entry is None
-                if entry is None:
-                    entry = _Entry(bucket, tuple(b.copy() for b in bits))
-                    entry.lock.acquire()
-                    self._add(entry)
-            if fresh:
-                return self._fill(entry, make)
-            with entry.lock:  # waits while another thread makes it
-                value = entry.value
-            if value is not None:  # else the other thread failed, and this one tries
-                with self._lock:
-                    self.hits += 1
-                return value
+                entry = self._entries.get(key)
+                if entry is not None:
+                    self._entries.move_to_end(key)
+                    if entry.value is not None:
+                        self.hits += 1
+                        return entry.value
+            if entry is None:
+                entry = self._reserve(key)
+                if entry is not None:
+                    return self._fill(key, entry, make)
+            else:
+                with entry.lock:  # wait while another thread makes it, then look again
+                    pass
 
-    def _fill(self, entry: _Entry[T], make: Callable[[], T]) -> T:
+    def _reserve(self, key: _Key) -> _Entry[T] | None:
+        """A new entry with its lock held, or None where another thread was faster."""
+        key.own()
+        entry: _Entry[T] = _Entry()
+        entry.lock.acquire()
+        with self._lock:
+            return entry if self._entries.setdefault(key, entry) is entry else None
+
+    def _fill(self, key: _Key, entry: _Entry[T], make: Callable[[], T]) -> T:
         try:
             value = make()
             with self._lock:
                 self.made += 1
                 entry.value = value
-                if self._entries.get(id(entry)) is entry:
-                    self._weigh(entry, sum(a.nbytes for a in entry.arrays) + int(getattr(value, "nbytes", 0)))
+                if self._entries.get(key) is entry:
+                    entry.nbytes = key.nbytes + int(getattr(value, "nbytes", 0))
+                    self.nbytes += entry.nbytes
+                    self._shrink()
             return value
         except BaseException:
             with self._lock:
-                self._drop(entry)
+                if self._entries.get(key) is entry:
+                    del self._entries[key]
             raise
         finally:
             entry.lock.release()
-
-    def reweigh(self, value: T) -> None:
-        """Take note that `value` (a result held here) has changed its size."""
-        with self._lock:
-            for entry in list(self._entries.values()):
-                if entry.value is value:
-                    self._weigh(entry, sum(a.nbytes for a in entry.arrays) + int(getattr(value, "nbytes", 0)))
-                    return
 
     def resize(self, max_bytes: int) -> None:
         """Change the bound, and forget what no longer fits."""
@@ -124,28 +154,10 @@ class Memo(Generic[T]):
         """Forget everything, and set the counts to zero."""
         with self._lock:
             self._entries.clear()
-            self._buckets.clear()
             self.made = self.hits = self.nbytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _find(self, bucket: Hashable, bits: tuple[Any, ...]) -> _Entry[T] | None:
-        for entry in self._buckets.get(bucket, ()):
-            if all(a.shape == b.shape and bool((a == b).all()) for a, b in zip(entry.arrays, bits, strict=True)):
-                if id(entry) in self._entries:
-                    self._entries.move_to_end(id(entry))
-                return entry
-        return None
-
-    def _add(self, entry: _Entry[T]) -> None:
-        self._entries[id(entry)] = entry
-        self._buckets.setdefault(entry.bucket, []).append(entry)
-
-    def _weigh(self, entry: _Entry[T], nbytes: int) -> None:
-        self.nbytes += nbytes - entry.nbytes
-        entry.nbytes = nbytes
-        self._shrink()
 
     def _shrink(self) -> None:
         """Let go of the least recently used until the rest fits. The newest stays, since its gradient is still to come,
@@ -153,20 +165,12 @@ class Memo(Generic[T]):
         if self.nbytes <= self.max_bytes:
             return
         kept = 0 if self.max_bytes == 0 else 1
-        for entry in list(self._entries.values())[: len(self._entries) - kept]:
+        for key, entry in list(self._entries.items())[: len(self._entries) - kept]:
             if entry.value is not None:
-                self._drop(entry)
+                del self._entries[key]
+                self.nbytes -= entry.nbytes
             if self.nbytes <= self.max_bytes:
                 return
-
-    def _drop(self, entry: _Entry[T]) -> None:
-        if self._entries.pop(id(entry), None) is None:
-            return
-        self.nbytes -= entry.nbytes
-        same = self._buckets[entry.bucket]
-        same.remove(entry)
-        if not same:
-            del self._buckets[entry.bucket]
 
 
 ANALYSES: Memo[Any] = Memo(2**29)
@@ -193,7 +197,13 @@ def memo_info() -> MemoInfo:
 
 
 def clear_memo() -> None:
-    """Forget all factorizations and analyses, and set the counts to zero. Results never depend on it."""
+    """Forget all factorizations and analyses, and set the counts to zero. Results never depend on it.
+
+    >>> import sparsolve as sps
+    >>> sps.clear_memo()
+    >>> sps.memo_info().entries
+    0
+    """
     FACTORS.clear()
     ANALYSES.clear()
 
@@ -214,17 +224,26 @@ def set_memo_limit(max_bytes: int) -> None:
     """
     if max_bytes < 0:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 0. 0 keeps nothing.")
-    ANALYSES.resize(max_bytes // 4)
+    ANALYSES.resize(max(max_bytes // 4, min(max_bytes, 1)))
     FACTORS.resize(max_bytes - max_bytes // 4)
 
 
 def _bits(a: Any) -> Any:
-    """The array as integers, so that NaN equals NaN and 0.0 differs from -0.0."""
-    return a.reshape(-1).view(f"i{min(a.itemsize, 8)}") if a.dtype.kind in "fc" else a
+    """The array as bytes if it is small, else as integers."""
+    if isinstance(a, np.ndarray) and a.nbytes <= _WHOLE:
+        return a.tobytes()
+    return a.reshape(-1).view("i8" if a.nbytes % 8 == 0 else f"i{a.itemsize}")
 
 
-def _sample(bits: Any) -> tuple[int, bytes]:
-    """The size and a few entries, to pick the bucket."""
-    step = max(1, bits.size // _SAMPLES)
-    sample = bits[::step]
+def _sample(bits: Any) -> Hashable:
+    """All of it if it is small, else its size and a few entries."""
+    if isinstance(bits, bytes):
+        return bits
+    sample = bits[:: max(1, bits.size // _SAMPLES)]
     return bits.size, (sample if isinstance(sample, np.ndarray) else sample.get()).tobytes()
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, bytes) or isinstance(b, bytes):
+        return type(a) is type(b) and bool(a == b)
+    return a.shape == b.shape and bool((a == b).all())

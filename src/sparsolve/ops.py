@@ -37,9 +37,7 @@ def solve(
     structure = on.structure_of(crow, col, (n, n))
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    if n == 0 or k == 0:
-        return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
-    for i in range(len(bs)):
+    for i in range(len(bs) if n and k else 0):
         try:
             x[i] = _factor(solver, values.device.type, structure, vs[i]).solve(bs[i], adjoint=adjoint)
         except SolveError as error:

@@ -30,25 +30,38 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _AutoDispatchBelowAutograd
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-__all__ = ["attach"]
+__all__ = ["attach", "outside_transforms"]
 
 Rule = Callable[..., Any]
 
+_NOTHING = contextlib.nullcontext()
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 
 
+def _for_outer_levels() -> contextlib.AbstractContextManager[Any]:
+    return _both_grad_modes() if _transforming() else _NOTHING
+
+
 @contextlib.contextmanager
-def _for_outer_levels() -> Iterator[None]:
+def _both_grad_modes() -> Iterator[None]:
+    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+        yield
+
+
+@contextlib.contextmanager
+def outside_transforms() -> Iterator[None]:
+    """As if no functorch transform were active: for tensors that none of them can wrap."""
     if not _transforming():
         yield
         return
-    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+    with temporarily_clear_interpreter_stack():
         yield
 
 
@@ -108,17 +121,20 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
             tangent = jvp(inputs, output, tangents)
             return (tangent, None) if several else tangent
 
-    def forward(*args: Any) -> Any:
-        with _for_outer_levels(), _AutoDispatchBelowAutograd():
+    def below(*args: Any) -> Any:
+        with _AutoDispatchBelowAutograd():
             return op(*args)
+
+    def forward(*args: Any) -> Any:
+        with _for_outer_levels():
+            return below(*args)
 
     rules = {"forward": forward, "setup_context": setup_context, "backward": pull, "jvp": push}
     function: Any = type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
 
     def kernel(keyset: Any, *args: Any) -> Any:
         if _nothing_to_record(args):
-            with _AutoDispatchBelowAutograd():
-                return op(*args)
+            return below(*args)
         with enable_single_level_autograd_function():
             return function.apply(*args)
 

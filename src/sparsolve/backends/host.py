@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,12 @@ class Structure:
         self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 
+        self._csc = sp.csc_matrix(
+            (np.broadcast_to(0.0, self.csc_indices.size), self.csc_indices, self.csc_indptr), shape=shape
+        )
+        self._csc.has_canonical_format = True
+        self._transposed = self._csc.T
+        self._csr = sp.csr_matrix((np.broadcast_to(0.0, self.indices.size), self.indices, self.indptr), shape=shape)
         for a in self._arrays():
             a.setflags(write=False)  # SciPy may sort or compress in place what it is given
 
@@ -123,14 +130,23 @@ class Structure:
 
     def csc(self, values: Any) -> Any:
         """The canonical SciPy matrix."""
-        matrix = sp.csc_matrix((self.canonical(values), self.csc_indices, self.csc_indptr), shape=self.shape)
-        matrix.has_canonical_format = True
-        return matrix
+        return _filled(self._csc, self.canonical(values))
+
+    def transposed(self, csc: Any) -> Any:
+        """`Aᵀ` of a canonical matrix, in the same memory."""
+        return _filled(self._transposed, csc.data)
+
+
+def _filled(template: Any, data: Any) -> Any:
+    """A SciPy matrix with the template's indices; its constructor would check them again."""
+    A = copy.copy(template)
+    A.data = data
+    return A
 
 
 def matrix(structure: Structure, values: Any) -> Any:
     """The SciPy CSR matrix with entries as given; for products only, since it may hold duplicates."""
-    return sp.csr_matrix((values, structure.indices, structure.indptr), shape=structure.shape)
+    return _filled(structure._csr, values)
 
 
 def multiply(A: Any, x: Any, *, adjoint: bool) -> Any:

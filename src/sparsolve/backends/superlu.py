@@ -8,13 +8,13 @@ Users' Guide, section 2.4); else COLAMD with partial pivoting, which is also wha
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg as sla
 
 from ..solvers import LU
+from .conditioning import condition
 from .diagnosis import not_finite, singular
 from .host import Structure
 
@@ -29,9 +29,7 @@ _SYMMETRIC = {
 _PARTIAL_PIVOTING = {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0}
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 _REFINEMENTS = 5
-_BALANCINGS = 20
-_BEYOND_DOUBT = 1e-6  # of 1 / roundoff; singular matrices with 1e4 rows were seen with estimates down to 1e-3
-_EPS = {char: float(np.finfo(char).eps) for char in "fdFD"}
+_LIMITS = {char: np.finfo(char) for char in "fdFD"}
 
 
 def factorize(structure: Structure, values: Any, solver: LU) -> SuperLUFactor:
@@ -46,10 +44,15 @@ class SuperLUFactor:
         self._structure = structure
         self._A = {False: structure.csc(values)}
         self._lock = threading.Lock()
-        self._eps = _EPS[values.dtype.char]
+        self._limits = _LIMITS[values.dtype.char]
         if structure.empty:
             raise singular(self._A[False], "LU has no pivot to choose.")
-        self._measure()
+        size = np.abs(self._A[False].data)
+        self._rows = np.bincount(structure.csc_indices, size, structure.shape[0])
+        self._norms = {
+            False: max(float(self._rows.max()), float(self._limits.tiny)),
+            True: max(float(np.add.reduceat(size, structure.csc_indptr[:-1]).max()), float(self._limits.tiny)),
+        }
         diagonal = self._A[False].data[structure.diagonal]
         self._safe = bool(np.count_nonzero(diagonal) < 0.99 * structure.shape[0])
         self._factorize()
@@ -81,100 +84,37 @@ class SuperLUFactor:
             raise singular(self._A[False], "LU with partial pivoting left a large residual, even after refinement.")
         return x
 
-    def _measure(self) -> None:
-        """Norms for the backward error, and the scaled column sums that the condition estimate starts from.
-
-        With `d` the inverse row sums of `|A|`, `|Aᵀ| d` is the column sums of `|A|` with its rows scaled to sum 1.
-        """
-        row, starts, n = self._structure.csc_indices, self._structure.csc_indptr[:-1], self._structure.shape[0]
-        size = np.abs(self._A[False].data)
-        with np.errstate(all="ignore"):
-            rows, columns = np.bincount(row, size, n), np.add.reduceat(size, starts)
-            self._norms = {False: rows.max(), True: columns.max()}
-            self._scale = 1.0 / rows
-            self._scaled_columns = np.add.reduceat(size * self._scale.take(row), starts)
-
     def _factorize(self) -> None:
         """Factorize; where the strategy of choice fails or cannot be believed, the safe one decides."""
+        A, eps = self._A[False], float(self._limits.eps)
         try:
-            lu = sla.splu(self._A[False], **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
-            condition, fact = self._condition(lu), "LU found A singular to working precision."
+            lu = sla.splu(A, **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
+            found, fact = (
+                condition(A, lu, self._rows, self._structure.signs, eps),
+                "LU found A singular to working precision.",
+            )
         except RuntimeError:  # SciPy: "Factor is exactly singular"
-            condition, fact = np.inf, "LU met an exactly zero pivot."
-        if condition * self._eps < 1.0:
+            found, fact = np.inf, "LU met an exactly zero pivot."
+        if found * eps < 1.0:
             self._lu = lu
         elif self._safe:
-            raise singular(self._A[False], fact, condition)
+            raise singular(A, fact, found)
         else:
             self._safe = True
             self._factorize()
 
-    def _condition(self, lu: Any) -> float:
-        """A lower bound, mostly tight, of the least condition `‖ |A⁻ᵀ| |Aᵀ| ‖∞` that scaling the rows of `A` can reach.
-
-        It does not change with the scaling of columns (Skeel's condition of `Aᵀ`; Higham, Accuracy and Stability, section
-        7.2), so a badly scaled matrix is not called singular. First one solve: the right-hand side `± |Aᵀ| d` with fixed random
-        signs excites every direction, the smallest singular one included, but may miss a factor of about √n. Only a doubtful
-        result pays for more.
-        """
-        with np.errstate(all="ignore"):
-            condition = self._excited(lu, self._scale, self._scaled_columns)[0]
-            if condition * self._eps < _BEYOND_DOUBT:
-                return condition
-            condition = np.inf
-            for scale in self._scalings():
-                found = self._proven(lu, scale)
-                condition = found if found < condition else condition  # a NaN is never taken
-                if condition * self._eps < 1.0:
-                    break
-        return condition
-
-    def _excited(self, lu: Any, scale: Any, columns: Any) -> tuple[float, int]:
-        """The largest entry of `|A⁻ᵀ (± |Aᵀ| d)| / d`, and where it is."""
-        z = np.abs(lu.solve((self._structure.signs * columns).astype(self._A[False].dtype), "T")) / scale
-        j = int(z.argmax())
-        return float(z[j]), j
-
-    def _proven(self, lu: Any, scale: Any) -> float:
-        """The condition's row of the most excited entry, exactly: `Σ |w| |Aᵀ| d` with `A w = eⱼ / dⱼ`.
-
-        The right-hand side `|Aᵀ| d` with the signs of `w` is the worst there is. Where `A u = 0`, `w` is a multiple of `u`, and then the residual
-        of any solution whatever is at least `|Aᵀ| d` somewhere: a residual that large says singular, however much the pivots were rounded.
-        """
-        A = self._A[False]
-        columns = np.add.reduceat(np.abs(A.data) * scale.take(A.indices), A.indptr[:-1])
-        unit = np.zeros(len(scale), dtype=A.dtype)
-        j = self._excited(lu, scale, columns)[1]
-        unit[j] = 1.0 / scale[j]
-        w = lu.solve(unit)
-        size = np.abs(w)
-        worst = (columns * np.where(size > 0, w.conj() / size, 1.0)).astype(A.dtype)
-        missed = np.abs(worst - A.T @ lu.solve(worst, "T")) / columns
-        return max(float((size * columns).sum()), float(missed.max()) / self._eps)
-
-    def _scalings(self) -> Iterator[Any]:
-        """Row scalings `d`: by row sums; then columns and rows of `|A|` balanced in turn, from either side."""
-        A, n = self._A[False], self._structure.shape[0]
-        size, lengths = np.abs(A.data), np.diff(A.indptr)
-        yield self._scale
-        for scale in (np.ones(n), self._scale):
-            for _ in range(_BALANCINGS):
-                columns = np.add.reduceat(size * scale.take(A.indices), A.indptr[:-1])
-                scale = 1.0 / np.bincount(A.indices, size / np.repeat(columns, lengths), n)
-            yield scale
-
     def _refined(self, b: Any, adjoint: bool) -> Any:
-        """Solve and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
-        tolerance = self._eps * max(100.0, self._structure.shape[0] ** 0.5)
-        limits = np.finfo(b.dtype)
-        norm = np.float64(max(self._norms[adjoint], limits.tiny))
-        size, least = np.abs(b).max(axis=0) / norm, 100 * np.float64(limits.smallest_subnormal) * (1 + 1 / norm)
-        x = self._substitute(b, adjoint)
+        """Solve, and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
+        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
+        tolerance = float(self._limits.eps) * max(100.0, self._structure.shape[0] ** 0.5)
         with np.errstate(all="ignore"):
+            size = np.abs(b).max(axis=0) / norm
+            x = self._substitute(b, adjoint)
             for _ in range(_REFINEMENTS):
                 residual = b - self._multiply(x, adjoint)
-                bound = tolerance * (np.abs(x).max(axis=0) + size) + least  # underflow is no failure
-                if (np.abs(residual).max(axis=0) / norm <= bound).all() and np.isfinite(bound).all():
+                # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
+                bound = tolerance * (np.abs(x).max(axis=0) + size) + least * (1 + 1 / norm)
+                if np.all((np.abs(residual).max(axis=0) / norm <= bound) & (bound < np.inf)):
                     return x
                 x = x + self._substitute(residual, adjoint)
         return None
@@ -184,7 +124,7 @@ class SuperLUFactor:
         if not adjoint:
             return self._A[False] @ x
         if True not in self._A:
-            self._A[True] = self._A[False].T
+            self._A[True] = self._structure.transposed(self._A[False])
         return (self._A[True] @ x.conj()).conj() if np.iscomplexobj(x) else self._A[True] @ x
 
     def _substitute(self, b: Any, adjoint: bool) -> Any:

@@ -1,0 +1,97 @@
+"""Sparse CSR and CSC tensors taken apart and put together, differentiably, any number of times.
+
+torch's own `values()` of a CSR tensor loses the second derivative without a word, its constructor has no gradient for complex
+values, and neither works on a tensor that a transform's function has captured. The two Functions here are each other's backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import sentence
+from .registration import outside_transforms
+
+__all__ = ["compressed", "dense_dimensions", "parts", "require_sparse"]
+
+
+def require_sparse(T: Tensor) -> None:
+    """Refuse what is not one 2-D sparse COO, CSR or CSC tensor."""
+    layouts = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+    if not isinstance(T, Tensor) or T.layout not in layouts:
+        what = f"a {T.layout} tensor" if isinstance(T, Tensor) else f"a {type(T).__name__}"
+        raise TypeError(
+            sentence(
+                f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
+                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero.",
+            )
+        )
+    dense = dense_dimensions(T)
+    if T.dim() != 2 or dense != 0:
+        raise TypeError(
+            sentence(
+                f"A has shape {tuple(T.shape)} with {dense} dense dimensions; one 2-D sparse matrix is needed.",
+                remedy="A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
+            )
+        )
+
+
+def dense_dimensions(T: Tensor) -> int:
+    """`T.dense_dim()`, which a transform refuses to answer for a CSR or CSC tensor."""
+    if T.layout is torch.sparse_coo:
+        return T.dense_dim()
+    with outside_transforms():
+        return T.dense_dim()
+
+
+def parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, row (column) pointers and column (row) indices of a CSR (CSC) tensor.
+
+    No transform can wrap such a tensor, so it is a constant of all that are active and is taken apart outside of them.
+    """
+    with outside_transforms():
+        return _Values.apply(T), *_indices(T)  # type: ignore[no-untyped-call]
+
+
+def compressed(values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout) -> Tensor:
+    """The CSR or CSC tensor of these parts; its indices are known to be right."""
+    return _Compressed.apply(values, outer, plain, shape, layout)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _indices(T: Tensor) -> tuple[Tensor, Tensor]:
+    if T.layout is torch.sparse_csr:
+        return T.crow_indices(), T.col_indices()
+    return T.ccol_indices(), T.row_indices()
+
+
+class _Values(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, T: Tensor) -> Tensor:
+        ctx.outer, ctx.plain = _indices(T)
+        ctx.shape, ctx.layout = T.shape, T.layout
+        return T.values().clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return compressed(grad, ctx.outer, ctx.plain, ctx.shape, ctx.layout)
+
+
+class _Compressed(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout
+    ) -> Tensor:
+        ctx.outer, ctx.plain, ctx.layout = outer, plain, layout
+        make = torch.sparse_csr_tensor if layout is torch.sparse_csr else torch.sparse_csc_tensor
+        return make(outer, plain, values.detach(), shape, check_invariants=False)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if grad.layout is ctx.layout and all(map(torch.equal, _indices(grad), (ctx.outer, ctx.plain))):
+            return _Values.apply(grad), None, None, None, None  # type: ignore[no-untyped-call]
+        dense = grad if grad.layout is torch.strided else grad.to_dense()
+        outer = torch.repeat_interleave(ctx.outer.diff(), output_size=ctx.plain.shape[0])
+        at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
+        return dense[at], None, None, None, None
