@@ -59,7 +59,16 @@ def agree(compiled: Callable[..., Any], f: Any, g: Any, T: Any, transform: Calla
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("transform", [*COMPOSITIONS, *EAGER_ONLY])
 @pytest.mark.parametrize("name", PAIRS)
-def test_eager(name: str, transform: str, dtype: torch.dtype, columns: tuple[int, ...], adjoint: bool) -> None:
+def test_eager(
+    name: str,
+    transform: str,
+    dtype: torch.dtype,
+    columns: tuple[int, ...],
+    adjoint: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if transform == "linearize":  # torch traces it with whatever is in memory as tangents; a NaN there is an error here
+        monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
     f, g, T = case(name, dtype, columns, adjoint)
     agree(lambda call: call, f, g, T, {**COMPOSITIONS, **EAGER_ONLY}[transform])
 
