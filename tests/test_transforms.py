@@ -73,6 +73,13 @@ def test_eager(
     agree(lambda call: call, f, g, T, {**COMPOSITIONS, **EAGER_ONLY}[transform])
 
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
+TORCH_2_11 = pytest.mark.xfail(
+    OLD, strict=True, reason="torch 2.11 cannot compile jacfwd in two arguments, of dense code either"
+)
+COMPILED = [pytest.param(name, marks=TORCH_2_11 if name == "jacfwd_both" else ()) for name in COMPOSITIONS]
+
+
 def aot(call: Callable[[], Any]) -> Callable[[], Any]:
     torch.compiler.reset()
     return torch.compile(call, fullgraph=True, backend="aot_eager")
@@ -81,14 +88,14 @@ def aot(call: Callable[[], Any]) -> Callable[[], Any]:
 @pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
 @pytest.mark.parametrize("columns", SHAPES, ids=["vector", "matrix"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("transform", COMPOSITIONS)
+@pytest.mark.parametrize("transform", COMPILED)
 def test_compiled(transform: str, dtype: torch.dtype, columns: tuple[int, ...], adjoint: bool) -> None:
     f, g, T = case("solve", dtype, columns, adjoint)
     agree(aot, f, g, T, COMPOSITIONS[transform])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("transform", COMPOSITIONS)
+@pytest.mark.parametrize("transform", COMPILED)
 def test_compiled_matmul(transform: str, dtype: torch.dtype) -> None:
     f, g, T = case("matmul", dtype, (2,), True)
     agree(aot, f, g, T, COMPOSITIONS[transform])
@@ -114,6 +121,7 @@ def inductor(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex operators")
+@pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")  # Inductor's own
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("transform", INDUCTOR)
 def test_inductor(transform: str, dtype: torch.dtype) -> None:
