@@ -1,0 +1,100 @@
+"""`AMG` on CPU: one V-cycle of pyamg, made deterministic and with its exact adjoint."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendUnavailableError, SolveError, sentence
+from ..preconditioner_records import AMG
+
+__all__ = ["VCycle"]
+
+
+class VCycle:
+    """One V-cycle of pyamg, a column at a time.
+
+    For a non-Hermitian matrix the restriction is made from `Aᴴ`. The adjoint of the cycle is the cycle of the adjoint
+    hierarchy: `Aᴴ` on each level, with `Rᴴ` to prolong and `Pᴴ` to restrict, for the adjoint of a symmetric
+    Gauss-Seidel sweep of `A` is the one of `Aᴴ`.
+    """
+
+    def __init__(self, record: AMG, A: Any) -> None:
+        self._pyamg = _pyamg()
+        if record.method == "ruge_stuben" and np.iscomplexobj(A.data):
+            raise TypeError(
+                sentence(
+                    f"AMG(method='ruge_stuben') got a {A.dtype} matrix.",
+                    "Its splitting into coarse and fine unknowns goes by signs, which complex entries do not have.",
+                    "Use AMG(method='smoothed_aggregation').",
+                )
+            )
+        rows = A.tocsr()
+        self._hermitian = _is_hermitian(rows)
+        hierarchy = self._hierarchy(record.method, rows)
+        self._levels = hierarchy.levels
+        self._cycles = {False: hierarchy.aspreconditioner(cycle="V")}
+        held = [M for level in self._levels for M in (level.A, getattr(level, "P", None), getattr(level, "R", None))]
+        once = sum(M.data.nbytes + M.indices.nbytes + M.indptr.nbytes for M in held if M is not None)
+        self.nbytes = int(once) * (1 if self._hermitian else 2)
+
+    def apply(self, r: Any, *, adjoint: bool) -> Any:
+        adjoint = adjoint and not self._hermitian
+        if adjoint and True not in self._cycles:
+            self._cycles[True] = self._adjoint().aspreconditioner(cycle="V")
+        cycle, x = self._cycles[adjoint], np.empty_like(r)
+        for j in range(r.shape[1]):
+            x[:, j] = cycle.matvec(np.ascontiguousarray(r[:, j]))
+        return x
+
+    def _hierarchy(self, method: str, A: Any) -> Any:
+        """Local weights, for pyamg's other ones come from random vectors: `M⁻¹` must be the same every time."""
+        try:
+            with np.errstate(all="ignore"):
+                if method == "ruge_stuben":
+                    return self._pyamg.ruge_stuben_solver(A)
+                symmetry = "hermitian" if self._hermitian else "nonsymmetric"
+                smooth = ("jacobi", {"omega": 4 / 3, "weighting": "local"})
+                return self._pyamg.smoothed_aggregation_solver(A, symmetry=symmetry, smooth=smooth)
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
+            raise SolveError(
+                sentence(
+                    f"AMG could not coarsen A: {error}.",
+                    "It is made for elliptic problems; other matrices may have no coarse form.",
+                    "Use ILU() with GMRES, or LU().",
+                    n=A.shape[0],
+                )
+            ) from error
+
+    def _adjoint(self) -> Any:
+        levels = []
+        for level in self._levels:
+            levels.append(self._pyamg.multilevel.MultilevelSolver.Level())
+            levels[-1].A = level.A.conj().T.tocsr()
+            if hasattr(level, "P"):
+                levels[-1].P, levels[-1].R = level.R.conj().T.tocsr(), level.P.conj().T.tocsr()
+        hierarchy = self._pyamg.multilevel.MultilevelSolver(levels)
+        sweep = ("gauss_seidel", {"sweep": "symmetric"})
+        self._pyamg.relaxation.smoothing.change_smoothers(hierarchy, sweep, sweep)
+        return hierarchy
+
+
+def _is_hermitian(A: Any) -> bool:
+    """Whether `A` is Hermitian to roundoff."""
+    if A.nnz == 0:
+        return True
+    return bool(abs(A - A.conj().T).max() <= 100 * np.finfo(A.dtype).eps * abs(A).max())
+
+
+def _pyamg() -> Any:
+    try:
+        return import_module("pyamg")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            sentence(
+                "AMG needs pyamg, and it cannot be imported.",
+                remedy="Install it with: pip install 'sparsolve[amg]'. SymmetricGaussSeidel() needs nothing more.",
+            )
+        ) from error

@@ -1,0 +1,158 @@
+"""Preconditioner records: each names an approximate inverse `M⁻¹` of `A` for the iterative methods.
+
+`A = L + D + U` below stands for the strict lower triangle, the diagonal and the strict upper triangle. A solve with `Aᴴ`
+applies `M⁻ᴴ`. "Saad" is Y. Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., SIAM 2003.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import sentence
+from .solvers import Solver
+
+__all__ = ["AMG", "ILU", "BlockJacobi", "Jacobi", "PreconditionerRecord", "SymmetricGaussSeidel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreconditionerRecord(Solver):
+    """Base of the records; not a preconditioner itself.
+
+    Attributes:
+        hermitian: of the class, no field: whether `M⁻¹` is Hermitian positive definite wherever `A` is, which
+            `CG` and `MINRES` need. `GMRES`, `BiCGStab` and `CGS` take any of them.
+    """
+
+    hermitian = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jacobi(PreconditionerRecord):
+    """The diagonal: `M⁻¹ = D⁻¹`, for any method.
+
+    Cheapest of all; it undoes a bad scaling of rows or unknowns, and little else. Needs a diagonal without zeros.
+
+    Source: Saad, section 4.1 and section 10.2.
+
+    >>> Jacobi()
+    Jacobi()
+    >>> Jacobi.hermitian
+    True
+    """
+
+    hermitian = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockJacobi(PreconditionerRecord):
+    """The diagonal blocks: `M⁻¹ = diag(A₁₁⁻¹, A₂₂⁻¹, ...)`, for any method.
+
+    For several unknowns at each point (displacements, species), numbered point by point. The blocks are inverted
+    densely: `n * size` numbers are kept. Each block must be nonsingular.
+
+    Attributes:
+        size: rows of a block, at least 1; the last block is smaller where `size` does not divide `n`.
+
+    Source: Saad, section 4.1.1.
+
+    >>> BlockJacobi(size=3)
+    BlockJacobi(size=3)
+    """
+
+    size: int
+
+    hermitian = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise _wrong(
+                "BlockJacobi", "size", self.size, "an integer of at least 1", "size=3 for three unknowns a point"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ILU(PreconditionerRecord):
+    """Incomplete LU with threshold: `M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, where `P A Q ≈ L̃ Ũ`; for `GMRES`, `BiCGStab` and `CGS`.
+
+    The strongest for general matrices. Its rows are pivoted, so zeros on the diagonal do no harm, but `M⁻¹` is not Hermitian even
+    where `A` is: not for `CG` or `MINRES`.
+
+    Attributes:
+        drop_tol: entries smaller than `drop_tol` times their column's largest are dropped, from 0 (none) to 1; no unit.
+        fill_factor: at most this many times the entries of `A` are kept, at least 1; no unit.
+
+    Source: Saad, section 10.4; X. S. Li and M. Shao, A supernodal approach to incomplete LU factorization with partial
+    pivoting, ACM Trans. Math. Softw. 37, 2011.
+
+    >>> ILU(drop_tol=1e-3)
+    ILU(drop_tol=0.001, fill_factor=10.0)
+    """
+
+    drop_tol: float = 1e-4
+    fill_factor: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (_is_real(self.drop_tol) and 0 <= self.drop_tol <= 1):
+            raise _wrong(
+                "ILU", "drop_tol", self.drop_tol, "a number from 0 to 1", "drop_tol=1e-4; a smaller one drops less"
+            )
+        if not (_is_real(self.fill_factor) and 1 <= self.fill_factor < math.inf):
+            raise _wrong("ILU", "fill_factor", self.fill_factor, "a finite number of at least 1", "fill_factor=10.0")
+        # Python's own floats, so that equal records have equal keys, whatever numbers they were made with
+        object.__setattr__(self, "drop_tol", float(self.drop_tol))
+        object.__setattr__(self, "fill_factor", float(self.fill_factor))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SymmetricGaussSeidel(PreconditionerRecord):
+    """One forward and one backward sweep: `M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹`, for any method.
+
+    About twice the cost of a product with `A`, no setup to speak of, and for elliptic problems about half the iterations
+    of `Jacobi`. Needs a diagonal without zeros.
+
+    Source: Saad, sections 4.1.2 and 10.2 (SSOR with `ω = 1`).
+
+    >>> SymmetricGaussSeidel()
+    SymmetricGaussSeidel()
+    """
+
+    hermitian = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AMG(PreconditionerRecord):
+    """Algebraic multigrid: `M⁻¹` is one V-cycle, with a symmetric Gauss-Seidel sweep before and after each coarse correction.
+
+    One level does `I − M⁻¹A = (I − S A)(I − P (R A P)⁻¹ R A)(I − S A)` with `S = (D + U)⁻¹ D (D + L)⁻¹`, the inverse in the
+    middle being the next level. For `CG` on elliptic problems (diffusion, elasticity): iterations that hardly grow with `n`.
+    Not for waves (Helmholtz). Needs pyamg: `pip install 'sparsolve[amg]'`.
+
+    Attributes:
+        method: `"smoothed_aggregation"` (real or complex) or `"ruge_stuben"` (real only; for M-matrices the better one).
+
+    Source: J. W. Ruge and K. Stüben, Algebraic multigrid, in Multigrid Methods, SIAM 1987; P. Vaněk, J. Mandel and
+    M. Brezina, Algebraic multigrid by smoothed aggregation for second and fourth order elliptic problems, Computing 56, 1996.
+
+    >>> AMG()
+    AMG(method='smoothed_aggregation')
+    """
+
+    method: str = "smoothed_aggregation"
+
+    hermitian = True
+
+    def __post_init__(self) -> None:
+        if self.method not in ("smoothed_aggregation", "ruge_stuben"):
+            raise _wrong(
+                "AMG", "method", self.method, '"smoothed_aggregation" or "ruge_stuben"', "the first where in doubt"
+            )
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _wrong(record: str, field: str, value: Any, meaning: str, example: str) -> ValueError:
+    return ValueError(sentence(f"{record} got {field}={value!r}.", f"It is {meaning}.", f"Take {example}."))
