@@ -368,8 +368,8 @@ MISTAKES = [
     Mistake(
         "backward solves with A in place of its adjoint",
         calculus._solve_backward,
-        "solver, not adjoint)",
-        "solver, adjoint)",
+        "(solver), not adjoint)",
+        "(solver), adjoint)",
         "reverse real, reverse complex, second real, jacobian real",
     ),
     Mistake("Ā without its minus sign", calculus._solve_backward, "-_outer(", "_outer(", "reverse real, second real"),

@@ -10,9 +10,11 @@ from .errors import (
     SingularMatrixError,
     SolveError,
 )
+from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
 from .pattern import Pattern
+from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
 from .result import Info, Solution, Status
 from .solve import matmul, solve, solve_with_info
 from .solvers import LU
@@ -30,6 +32,17 @@ __all__ = [
     "Pattern",
     # solvers
     "LU",
+    "CG",
+    "MINRES",
+    "GMRES",
+    "BiCGStab",
+    "CGS",
+    # preconditioners
+    "Jacobi",
+    "BlockJacobi",
+    "SymmetricGaussSeidel",
+    "ILU",
+    "AMG",
     # torch and SciPy
     "t2c_csr",
     "c2t_csr",

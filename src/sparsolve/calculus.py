@@ -29,6 +29,7 @@ from torch import Tensor
 from . import ops  # noqa: F401  (defines the ops)
 from .errors import PatternError, sentence
 from .registration import attach
+from .solvers import relative
 
 __all__ = ["matmul", "sample", "solve"]
 
@@ -37,10 +38,17 @@ Dims = Sequence[int | None]
 
 
 def solve(
-    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool = False
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    solver: str,
+    adjoint: bool,
+    report: bool = False,
+    x0: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b `(*batch, n, k)`."""
-    return torch.ops.sparsolve.solve.default(values, crow, col, b, solver, adjoint, report)  # type: ignore[no-any-return]
+    """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b and the first guess x0 `(*batch, n, k)`."""
+    return torch.ops.sparsolve.solve.default(values, crow, col, b, solver, adjoint, report, x0)  # type: ignore[no-any-return]
 
 
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
@@ -71,17 +79,17 @@ def _sum(terms: Sequence[Tensor | None], like: Tensor) -> Tensor:
 
 
 def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, crow, col, _, solver, adjoint, _ = inputs
-    lam, _ = solve(values, crow, col, grad, solver, not adjoint)
+    values, crow, col, _, solver, adjoint, *_ = inputs
+    lam, _ = solve(values, crow, col, grad, relative(solver), not adjoint)
     d_values = -_outer(crow, col, lam, x, adjoint) if needs[0] else None
-    return d_values, None, None, lam if needs[3] else None, None, None, None
+    return d_values, None, None, lam if needs[3] else None, None, None, None, None
 
 
 def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
-    values, crow, col, _, solver, adjoint, _ = inputs
+    values, crow, col, _, solver, adjoint, *_ = inputs
     d_values, d_b = tangents[0], tangents[3]
     change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
-    return solve(values, crow, col, _sum([d_b, change], x), solver, adjoint)[0]
+    return solve(values, crow, col, _sum([d_b, change], x), relative(solver), adjoint)[0]
 
 
 def _solve_vmap(
@@ -94,13 +102,18 @@ def _solve_vmap(
     solver: str,
     adjoint: bool,
     report: bool,
+    x0: Tensor | None = None,
 ) -> Any:
     _constant_pattern(dims[1:3])
+    size, at, at0 = info.batch_size, dims[3], dims[7] if x0 is not None else None
     if dims[0] is not None:
-        values, b = _lead(values, dims[0], info.batch_size), _lead(b, dims[3], info.batch_size)
-        return solve(values, crow, col, b, solver, adjoint, report), (0, 0)
-    x, reports = solve(values, crow, col, _fold(b, dims[3]), solver, adjoint, report)
-    return (_unfold(x, info.batch_size), _unfold(reports, info.batch_size)), (x.dim() - 1, x.dim() - 1)
+        values, b = _lead(values, dims[0], size), _lead(b, at, size)
+        x0 = None if x0 is None else _lead(x0, at0, size)
+        return solve(values, crow, col, b, solver, adjoint, report, x0), (0, 0)
+    if x0 is not None:
+        b, x0, at = _lead(b, at, size), _fold(_lead(x0, at0, size), 0), 0
+    x, reports = solve(values, crow, col, _fold(b, at), solver, adjoint, report, x0)
+    return (_unfold(x, size), _unfold(reports, size)), (x.dim() - 1, x.dim() - 1)
 
 
 # ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ

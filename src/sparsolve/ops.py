@@ -7,7 +7,7 @@ right-hand sides are equal here; `calculus.py` and `operands.py` see to that. Ou
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -26,7 +26,14 @@ _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 @torch.library.custom_op("sparsolve::solve", mutates_args=(), tags=_TAGS)
 def solve(
-    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+    x0: Optional[Tensor] = None,  # noqa: UP045 (what torch reads)
 ) -> tuple[Tensor, Tensor]:
     """`A⁻¹ b` or `A⁻ᴴ b`: values `(*batch, nnz)`, b `(*batch, n, k)`.
 
@@ -36,10 +43,17 @@ def solve(
     n, k = b.shape[-2:]
     structure = on.structure_of(crow, col, (n, n))
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
+    starts = None if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
     for i in range(len(bs) if n and k else 0):
         try:
-            x[i] = _factor(solver, values.device.type, structure, vs[i]).solve(bs[i], adjoint=adjoint)
+            factor = _factor(solver, values.device.type, structure, vs[i])
+            outcome = factor.solve(bs[i], adjoint=adjoint, x0=None if starts is None else starts[i])
+            if outcome.error is not None and not report:
+                raise outcome.error
+            x[i] = outcome.x
+            if report:
+                reports[i, 0], reports[i, 1] = outcome.status, outcome.iterations
         except SolveError as error:
             if not report:
                 raise _located(error, i if len(bs) > 1 else None, adjoint) from error
@@ -76,7 +90,14 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 @solve.register_fake
 def _(
-    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool
+    values: Tensor,
+    crow: Tensor,
+    col: Tensor,
+    b: Tensor,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+    x0: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
     return b.new_empty(b.shape), b.new_empty((*b.shape[:-2], REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
 

@@ -22,7 +22,12 @@ _DEFAULT = LU()
 
 
 def solve(
-    A: SparseMatrix | Tensor, b: Any, solver: Solver | Callable[..., Any] = _DEFAULT, *, adjoint: bool = False
+    A: SparseMatrix | Tensor,
+    b: Any,
+    solver: Solver | Callable[..., Any] = _DEFAULT,
+    *,
+    adjoint: bool = False,
+    x0: Any = None,
 ) -> Any:
     """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
 
@@ -32,12 +37,15 @@ def solve(
         solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy matrix of the
             system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
         adjoint: solve with `Aᴴ`.
+        x0: where an iterative method starts, of the shape and structure of `b`; zero by default. It has no derivatives, and the solves of a
+            derivative start from zero. Direct solvers do not look at it.
 
     Returns:
         x: shape and structure of `b` (batch dimensions broadcast), `torch.result_type` of `A` and `b`, on their device, contiguous.
 
     Raises:
         SingularMatrixError: `A` is singular, exactly or to working precision.
+        ConvergenceError: an iterative method ended before `‖b − A x‖ <= max(rtol ‖b‖, atol)`, here or in a derivative.
         SolveError: NaN or Inf in `A` or `b`.
         PatternError: indices that do not describe a matrix.
         TypeError, ValueError: dtypes, layouts, shapes or devices that do not fit.
@@ -61,16 +69,21 @@ def solve(
     tensor([[-0.2500, -0.5000],
             [ 0.0000, -0.7500]])
     """
-    return _each(A, b, solver, adjoint, _solve)
+    return _each(A, b, solver, adjoint, x0, _solve)
 
 
 def solve_with_info(
-    A: SparseMatrix | Tensor, b: Any, solver: Solver | Callable[..., Any] = _DEFAULT, *, adjoint: bool = False
+    A: SparseMatrix | Tensor,
+    b: Any,
+    solver: Solver | Callable[..., Any] = _DEFAULT,
+    *,
+    adjoint: bool = False,
+    x0: Any = None,
 ) -> Solution:
-    """`solve`, and how it went: a failed solve is a status and an x of NaN instead of an error.
+    """`solve`, and how it went: a failed solve is a status instead of an error, and its x is NaN, or where an iteration stopped.
 
     Args:
-        A, b, solver, adjoint: as for `solve`.
+        A, b, solver, adjoint, x0: as for `solve`.
 
     Returns:
         `Solution(x, Info(status, iterations, residual))`; for a pytree `b`, `x` and `info` are pytrees of its structure. `info` has no derivatives.
@@ -86,7 +99,7 @@ def solve_with_info(
     >>> sol.info.status == sps.Status.SINGULAR
     tensor(True)
     """
-    pairs = _each(A, b, solver, adjoint, _solve_with_info)
+    pairs = _each(A, b, solver, adjoint, x0, _solve_with_info)
     if isinstance(b, Tensor):
         return pairs  # type: ignore[no-any-return]
     is_leaf = lambda s: isinstance(s, Solution)  # noqa: E731
@@ -121,7 +134,7 @@ def matmul(A: SparseMatrix | Tensor, x: Any, *, adjoint: bool = False) -> Any:
     return optree.tree_map(lambda leaf: multiply(matrix, leaf, adjoint=adjoint), x)
 
 
-def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, one: Callable[..., Any]) -> Any:
+def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, x0: Any, one: Callable[..., Any]) -> Any:
     """`one` for b, or for every leaf of it."""
     matrix = _matrix(A)
     rows, columns = matrix.shape
@@ -133,22 +146,39 @@ def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, one: Cal
             )
         )
     if isinstance(b, Tensor):
-        return one(matrix, b, solver, adjoint)
-    return optree.tree_map(lambda leaf: one(matrix, leaf, solver, adjoint), b)
+        return one(matrix, b, solver, adjoint, x0)
+    if x0 is None:
+        return optree.tree_map(lambda leaf: one(matrix, leaf, solver, adjoint, None), b)
+    return optree.tree_map(lambda leaf, start: one(matrix, leaf, solver, adjoint, start), b, x0)
 
 
-def _solve(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool) -> Tensor:
+def _solve(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
     values, columns, restore, _ = plan(A.values, A.pattern, b, A.shape[0])
-    x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint)
+    start = _start(A, b, columns, x0)
+    x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, False, start)
     return restore(x)
 
 
-def _solve_with_info(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool) -> Solution:
+def _solve_with_info(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
     values, columns, restore, vector = plan(A.values, A.pattern, b, A.shape[0])
-    x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True)
+    start = _start(A, b, columns, x0)
+    x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True, start)
     report = restore(report).detach()
     status, iterations, residual = report.unbind(-1 if vector else -2)
     return Solution(restore(x), Info(status.to(torch.int64), iterations.to(torch.int64), residual))
+
+
+def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Tensor | None:
+    """x0 in the form that b has been brought into."""
+    if x0 is None:
+        return None
+    if not isinstance(x0, Tensor) or x0.shape != b.shape:
+        what = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+        raise ValueError(sentence(f"x0 is {what}; a tensor of b's shape {tuple(b.shape)} is needed."))
+    start = plan(A.values, A.pattern, x0.detach(), A.shape[0])[1]
+    if start.is_complex() and not columns.is_complex():
+        raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
+    return start.to(columns.dtype)
 
 
 def _matrix(A: SparseMatrix | Tensor) -> SparseMatrix:

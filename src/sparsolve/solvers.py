@@ -21,9 +21,19 @@ from .errors import SolveError, sentence
 __all__ = ["LU", "Solver"]
 
 
+_RECORDS: dict[str, type[Solver]] = {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Solver:
     """Base of the records; not a solver itself."""
+
+    def __init_subclass__(cls) -> None:
+        _RECORDS[cls.__name__] = cls
+
+    def relative(self) -> Solver:
+        """The record for the solves of a derivative, whose right-hand sides may be of any size."""
+        return self
 
     @property
     def key(self) -> str:
@@ -70,7 +80,6 @@ class Function(Solver):
         return _ticket(self)
 
 
-_RECORDS: dict[str, type[Solver]] = {"LU": LU}
 _FUNCTIONS: OrderedDict[str, Function] = OrderedDict()
 _TICKETS: dict[Function, str] = {}
 _MOST_FUNCTIONS = 1024
@@ -99,6 +108,12 @@ def _ticket(function: Function) -> str:
                 del _TICKETS[_FUNCTIONS.popitem(last=False)[1]]
         _FUNCTIONS.move_to_end(key)
         return key
+
+
+@lru_cache(maxsize=256)
+def relative(key: str) -> str:
+    """The key of the record for the solves of a derivative."""
+    return key if key.startswith("function:") else _parse(key).relative().key
 
 
 def decode(key: str) -> Solver:

@@ -9,24 +9,45 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from ..errors import BackendUnavailableError, sentence
+from ..errors import BackendUnavailableError, SolveError, sentence
 
-__all__ = ["Factor", "device_module", "solver_module"]
+__all__ = ["Factor", "Outcome", "device_module", "solver_module"]
+
+
+class Outcome(NamedTuple):
+    """What a solve of `(n, k)` right-hand sides came to.
+
+    Attributes:
+        x: `(n, k)`; where a column failed, the best that was found, or NaN.
+        status: of each column, or of all, integers of `result.Status`.
+        iterations: of each column, or of all.
+        error: for the caller to raise, if a column failed and statuses are not wanted.
+    """
+
+    x: Any
+    status: Any = 0
+    iterations: Any = 0
+    error: SolveError | None = None
 
 
 class Factor(Protocol):
-    """A factorization, or an approximate one, of one matrix."""
+    """One matrix, made ready to solve with."""
 
     nbytes: int
 
-    def solve(self, b: Any, *, adjoint: bool) -> Any:
-        """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`."""
+    def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
+        """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`; `x0` of the same shape, or None, is where an iteration starts."""
 
 
 _DEVICES = {"cpu": "host"}
-_SOLVERS = {("LU", "cpu"): "superlu", ("Function", "cpu"): "function"}
+_KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")
+_SOLVERS = {
+    ("LU", "cpu"): "superlu",
+    ("Function", "cpu"): "function",
+    **{(method, "cpu"): "iterative" for method in _KRYLOV},
+}
 
 
 @cache

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import SolveError, sentence
 from ..solvers import Function
+from . import Outcome
 from .host import Structure
 
 __all__ = ["FunctionFactor", "factorize"]
@@ -28,12 +29,12 @@ class FunctionFactor:
     def __init__(self, structure: Structure, values: Any, solver: Function) -> None:
         self._structure, self._values, self._solver = structure, values, solver
 
-    def solve(self, b: Any, *, adjoint: bool) -> Any:
+    def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`callable(A, b)`, or `callable(Aᴴ, b)` of the adjoint callable; one column at a time where it wants vectors."""
         call = self._solver.adjoint if adjoint else self._solver.forward
         if not self._solver.vector:
-            return self._checked(call, b, adjoint)
-        return np.stack([self._checked(call, column, adjoint) for column in b.T], axis=1) if b.shape[1] else b.copy()
+            return Outcome(self._checked(call, b, adjoint))
+        return Outcome(np.stack([self._checked(call, column, adjoint) for column in b.T], axis=1))
 
     def _checked(self, call: Any, b: Any, adjoint: bool) -> Any:
         A = self._structure.csc(self._values)

@@ -14,6 +14,7 @@ import numpy as np
 import scipy.sparse.linalg as sla
 
 from ..solvers import LU
+from . import Outcome
 from .conditioning import condition
 from .diagnosis import not_finite, singular
 from .host import Structure
@@ -63,11 +64,11 @@ class SuperLUFactor:
         data = self._A[False].data
         return int(self._lu.nnz) * (int(data.itemsize) + 4) + int(data.nbytes)
 
-    def solve(self, b: Any, *, adjoint: bool) -> Any:
+    def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or `SingularMatrixError`."""
         if b.shape[1] == 1:  # a vector costs SciPy less
-            return self._checked(b.ravel(), adjoint)[:, None]
-        return self._checked(b, adjoint)
+            return Outcome(self._checked(b.ravel(), adjoint)[:, None])
+        return Outcome(self._checked(b, adjoint))
 
     def _checked(self, b: Any, adjoint: bool) -> Any:
         x = self._refined(b, adjoint)

@@ -1,0 +1,139 @@
+"""The records of the iterative methods: what is asked of them, and what they need of `A`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .errors import sentence
+from .preconditioner_records import PreconditionerRecord
+from .solvers import Solver
+
+__all__ = ["CG", "CGS", "GMRES", "MINRES", "BiCGStab", "Iterative"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iterative(Solver):
+    """Base of the records below; not a method itself.
+
+    Each column of `b` is solved until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`, with the true residual: it is computed once more
+    before x is returned, and if the method's own residual was too small by then, the method starts again from x.
+    The adjoint and tangent solves of a derivative use the same method with the adjoint of the preconditioner. Their right-hand sides
+    may be of any size, so there `atol` is taken relative to `‖b‖` where it is the only tolerance, and left out otherwise.
+
+    Attributes:
+        rtol: relative tolerance; None is `roundoff ** (2/3)`, 4e-11 in double and 2e-5 in single precision.
+        atol: absolute tolerance, in the units of b.
+        maxiter: most iterations for each column; None is `10 n`.
+        preconditioner: a record such as `Jacobi()`, an approximation of `A⁻¹`.
+    """
+
+    rtol: float | None = None
+    atol: float = 0.0
+    maxiter: int | None = None
+    preconditioner: PreconditionerRecord | None = None
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field, value in (("rtol", self.rtol), ("atol", self.atol), ("maxiter", self.maxiter)):
+            if value is not None and not value >= 0:
+                raise ValueError(sentence(f"{name}({field}={value}): it must be at least 0."))
+        M = self.preconditioner
+        if M is not None and not isinstance(M, PreconditionerRecord):
+            raise TypeError(
+                sentence(
+                    f"{name}(preconditioner={M!r}): a preconditioner record is needed.",
+                    remedy="Jacobi(), BlockJacobi(), SymmetricGaussSeidel(), ILU() and AMG() are there.",
+                )
+            )
+        if M is not None and self.hermitian and not M.hermitian:
+            raise ValueError(
+                sentence(
+                    f"{name} needs a Hermitian positive definite preconditioner; {type(M).__name__} is not one.",
+                    remedy="Use Jacobi(), SymmetricGaussSeidel() or AMG() here, or GMRES() or BiCGStab() with this one.",
+                )
+            )
+
+    @property
+    def hermitian(self) -> bool:
+        """Whether A, and the preconditioner, must be Hermitian."""
+        return False
+
+    def relative(self) -> Solver:
+        """The record for the solves of a derivative: no absolute tolerance."""
+        rtol = self.atol if self.rtol == 0 else self.rtol
+        return replace(self, rtol=rtol, atol=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CG(Iterative):
+    """Conjugate gradients, for Hermitian positive definite `A`: least `‖x − x*‖_A` in each Krylov space.
+
+    Hestenes and Stiefel (1952); Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithms 6.18 and 9.1.
+
+    >>> import sparsolve as sps
+    >>> sps.CG(rtol=1e-8, preconditioner=sps.Jacobi())
+    CG(rtol=1e-08, atol=0.0, maxiter=None, preconditioner=Jacobi())
+    """
+
+    @property
+    def hermitian(self) -> bool:
+        """Yes."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class MINRES(Iterative):
+    """Minimal residuals, for Hermitian `A`, indefinite too: least `‖b − A x‖` in each Krylov space. Paige and Saunders (1975).
+
+    >>> import sparsolve as sps
+    >>> sps.MINRES().hermitian
+    True
+    """
+
+    @property
+    def hermitian(self) -> bool:
+        """Yes."""
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMRES(Iterative):
+    """Generalized minimal residuals, for any `A`: least `‖b − A x‖` in each Krylov space, started again after `restart` steps.
+
+    Saad and Schultz (1986); Saad, 2nd ed., algorithms 6.9 and 9.5 (preconditioned from the right). Memory: `restart + 1` vectors
+    for each column.
+
+    Attributes:
+        restart: steps before it starts again.
+
+    >>> import sparsolve as sps
+    >>> sps.GMRES(restart=50).restart
+    50
+    """
+
+    restart: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restart < 1:
+            raise ValueError(sentence(f"GMRES(restart={self.restart}): it must be at least 1."))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiCGStab(Iterative):
+    """Stabilized biconjugate gradients, for any `A`, in constant memory. van der Vorst (1992); Saad, 2nd ed., algorithm 7.7.
+
+    >>> import sparsolve as sps
+    >>> sps.BiCGStab(maxiter=500).maxiter
+    500
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGS(Iterative):
+    """Conjugate gradients squared, for any `A`, in constant memory; less smooth than BiCGStab. Sonneveld (1989); Saad, 2nd ed., algorithm 7.6.
+
+    >>> import sparsolve as sps
+    >>> sps.CGS().hermitian
+    False
+    """
