@@ -1,0 +1,233 @@
+"""Krylov methods for `A x = b`, many right-hand sides at once, each judged by its true residual.
+
+A run of a method solves `A d = r` for the true residual `r = b − A x`, scaled to norm 1 or so, from `d = 0` (its Krylov space is
+that of the method started from x). Its own residual comes from a recursion, which rounding lets drift away from the true one. So
+`‖b − A x‖₂` is computed afterwards, and where it is too large still the method goes on from there (iterative
+refinement; Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., chapter 12) as long as that helps.
+
+Inner products conjugate their first argument. "Saad" is Iterative Methods for Sparse Linear Systems, 2nd ed., and
+"Templates" is Barrett et al., Templates for the Solution of Linear Systems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .krylov_columns import Columns, columns, dot, namespace, norm, ordered, power_of_two
+from .krylov_residual import gmres, minres
+
+__all__ = ["METHODS", "Outcome", "iterate"]
+
+_STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
+
+
+class Outcome(NamedTuple):
+    """How `iterate` ended, column by column.
+
+    Attributes:
+        x: `(n, k)`; the best found, where the method did not converge.
+        converged: `‖b − A x‖₂ <= bound`, `(k,)`, bool.
+        iterations: steps taken, `(k,)`, int.
+        residual: the true `‖b − A x‖₂`, `(k,)`.
+        bound: `max(rtol ‖b‖₂, atol)`, `(k,)`.
+    """
+
+    x: Any
+    converged: Any
+    iterations: Any
+    residual: Any
+    bound: Any
+
+
+def iterate(
+    method: str,
+    A: Any,
+    b: Any,
+    *,
+    rtol: float,
+    atol: float,
+    maxiter: int | None,
+    M: Callable[[Any], Any] | None = None,
+    x0: Any = None,
+    restart: int | None = None,
+    callback: Callable[[int, Any], None] | None = None,
+) -> Outcome:
+    """Solve `A x = b` until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)` in every column.
+
+    Args:
+        method: `"cg"` (A Hermitian positive definite), `"minres"` (A Hermitian), `"cgs"`, `"bicgstab"` or `"gmres"`.
+        A: anything square with `A @ X` for `(n, k)`; may be real where b is complex.
+        b: `(n, k)`, floating or complex, in the dtype of the result.
+        maxiter: most steps of a column, inner ones for gmres; None is `10 n`. A step of cgs and bicgstab takes two products.
+        M: applies an approximate inverse, `(n, k) -> (n, k)` for any k up to b's; Hermitian positive definite for cg and minres.
+        x0: where to start, `(n, k)`; None is 0. A column of b that is 0 has the solution 0 in any case.
+        restart: steps after which gmres starts again; None is `min(20, n)`. Its memory is `restart` arrays like b.
+        callback: called after each step with its number and the residual norms `(k,)` as the recursion has them.
+
+    Cost: a product and an application of M per step and column (cgs, bicgstab: two), and a product per run.
+    """
+    if method not in METHODS:
+        raise ValueError(f"no Krylov method {method!r}; there are {sorted(METHODS)}")
+    xp, n = namespace(b), b.shape[0]
+    if b.size == 0:
+        none = xp.zeros(b.shape[1], dtype=b.real.dtype)
+        return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
+    with np.errstate(all="ignore"):
+        size = norm(b)
+        state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback)
+        state.start(x0, size)
+        most = 10 * n if maxiter is None else maxiter
+        while most > 0 and len(index := xp.flatnonzero(state.active)):
+            left = most - state.iterations[index]
+            if method == "gmres":
+                left = xp.minimum(left, min(20 if restart is None else restart, n))
+            state.run(method, index, left)
+            state.active &= state.iterations < most
+        return state.outcome()
+
+
+class _State:
+    """All columns, between runs: x, its true residual r and that one's norm."""
+
+    def __init__(self, A: Any, M: Any, b: Any, bound: Any, callback: Any) -> None:
+        self.A, self.M, self.b, self.bound, self.callback = A, M, b, bound, callback
+        self.xp, self.steps = namespace(b), 0
+
+    def start(self, x0: Any, size: Any) -> None:
+        """From x0, or from 0 where b is 0."""
+        xp, b = self.xp, self.b
+        self.x, self.r, self.size = xp.zeros_like(b), b, size
+        if x0 is not None:
+            self.x[...] = xp.where(size == 0, 0, x0)
+            self.r = ordered(b - self.A @ self.x)
+            self.size = norm(self.r)
+        self.shown = self.size.copy()
+        self.iterations = xp.zeros(b.shape[1], dtype=int)
+        self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)
+
+    def run(self, method: str, index: Any, left: Any) -> None:
+        """Run the method on some columns, and take its x where the true residual is smaller."""
+        xp, size, bound = self.xp, self.size[index], self.bound[index]
+        scale = power_of_two(size)
+        eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
+        r = columns(self.r, index) / scale
+        work = Columns(self.A, self.M, r, xp.maximum(bound, eps * size) / scale, left)
+        if self.callback is not None:
+            work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2))
+        METHODS[method](work)
+        x = columns(self.x, index) + scale * work.d
+        r = ordered(columns(self.b, index) - self.A @ x)
+        new = norm(r)
+        self.iterations[index] += work.steps
+        better = xp.flatnonzero(new < size)
+        at = index[better]
+        self.x[:, at], self.size[at] = columns(x, better), new[better]
+        if self.r is self.b:
+            self.r = self.b.copy("K")
+        self.r[:, at] = columns(r, better)
+        again = work.claimed | (method not in ("cg", "minres"))  # where these break down, they would again
+        self.active[index] = again & (new < _STAGNATION * size) & (new > bound)
+
+    def _tell(self, at: Any, size: Any) -> None:
+        self.steps += 1
+        self.shown[at] = size
+        self.callback(self.steps, self.shown.copy())
+
+    def outcome(self) -> Outcome:
+        """NaN and Inf are never converged."""
+        xp = self.xp
+        finite = xp.isfinite(self.size) & xp.isfinite(self.x).all(axis=0)
+        return Outcome(self.x, (self.size <= self.bound) & finite, self.iterations, self.size, self.bound)
+
+
+def cg(s: Columns) -> None:
+    """Conjugate gradients: Saad, Algorithms 6.18 and (with M) 9.1. Breaks down where `pᴴ A p <= 0`: A is not positive definite."""
+    r, x = s.r, s.xp.zeros_like(s.r)
+    z = s.precondition(r)
+    p, rho = z.copy("K"), dot(r, z).real
+    while s.k:
+        q = s.multiply(p)
+        mu = dot(p, q).real
+        alpha = s.where(mu > 0, rho / mu)  # 9.1, line 3
+        s.add(x, alpha, p)  # line 4
+        s.add(r, -alpha, q)  # line 5
+        size2 = dot(r, r).real
+        if s.ended(size2, alpha > 0):
+            x, r, p, rho, size2 = s.leave(x, r, p, rho, size2)
+        z = s.precondition(r)  # line 6
+        rho, before = size2 if s.M is None else dot(r, z).real, rho
+        beta = rho / before  # line 7
+        p *= beta.astype(p.dtype, copy=False)  # line 8
+        p += z
+
+
+def cgs(s: Columns) -> None:
+    """Conjugate gradients squared: Saad, Algorithm 7.6, with M from the right (Templates, figure 2.8). Breaks down where `r*ᴴ r = 0`."""
+    r, x = s.r, s.xp.zeros_like(s.r)
+    shadow, u, p, rho = r.copy("K"), r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
+    shadow2 = rho.real
+    while s.k:
+        v = s.multiply(s.precondition(p))
+        sigma = dot(shadow, v)
+        alpha = s.where(sigma != 0, rho / sigma)  # line 4
+        q = u.copy("K")
+        s.add(q, -alpha, v)  # line 5
+        u += q
+        w = s.precondition(u)
+        s.add(x, alpha, w)  # line 6
+        s.add(r, -alpha, s.multiply(w))  # line 7
+        size2, rho, before = dot(r, r).real, dot(shadow, r), rho
+        if s.ended(size2, (alpha != 0) & _distinct(rho, size2, shadow2, s.eps)):
+            x, r, shadow, shadow2, p, q, rho, before = s.leave(x, r, shadow, shadow2, p, q, rho, before)
+        beta = rho / before  # line 8
+        u = r.copy("K")
+        s.add(u, beta, q)  # line 9
+        p *= beta
+        p += q
+        p *= beta
+        p += u  # line 10
+
+
+def bicgstab(s: Columns) -> None:
+    """BiCGStab: Saad, Algorithm 7.7, with M from the right (Templates, figure 2.10). Breaks down where `r*ᴴ r = 0` or `omega = 0`."""
+    r, x = s.r, s.xp.zeros_like(s.r)
+    shadow, p, rho = r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
+    shadow2 = rho.real
+    while s.k:
+        y = s.precondition(p)
+        v = s.multiply(y)
+        sigma = dot(shadow, v)
+        alpha = s.where(sigma != 0, rho / sigma)  # line 4
+        s.add(x, alpha, y)
+        s.add(r, -alpha, v)  # line 5: r is s now
+        z = s.precondition(r)
+        t = s.multiply(z)
+        tt = dot(t, t).real
+        omega = s.where(tt > 0, dot(t, r) / tt)  # line 6
+        s.add(x, omega, z)  # line 7
+        s.add(r, -omega, t)  # line 8
+        size2, rho, before = dot(r, r).real, dot(shadow, r), rho
+        fit = (alpha != 0) & (omega != 0) & _distinct(rho, size2, shadow2, s.eps)
+        beta = (rho / before) * (alpha / omega)  # line 9
+        if s.ended(size2, fit):
+            x, r, shadow, shadow2, p, v, rho, beta, omega = s.leave(x, r, shadow, shadow2, p, v, rho, beta, omega)
+        s.add(p, -omega, v)
+        p *= beta
+        p += r  # line 10
+
+
+def _distinct(rho: Any, size2: Any, shadow2: Any, eps: float) -> Any:
+    """Whether `rho = r*ᴴ r` is more than the rounding error of that inner product."""
+    return abs(rho) > eps * (size2 * shadow2) ** 0.5
+
+
+METHODS: dict[str, Callable[[Columns], None]] = {
+    "cg": cg,
+    "cgs": cgs,
+    "bicgstab": bicgstab,
+    "gmres": gmres,
+    "minres": minres,
+}

@@ -1,0 +1,149 @@
+"""The columns of one run of a Krylov method: all of them at once, and those that end leave, so that they cost nothing more.
+
+Arrays are `(n, k)` in the order of the products `A @ X`: C for SciPy, Fortran for CuPy. All that the methods hold is in
+that order (`ordered`, `columns`, `copy("K")`, updates in place): mixing the two costs a factor of 2. Everything is written with
+functions that NumPy and CuPy share; a step waits for the device once, to learn whether a column ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Columns", "columns", "dot", "namespace", "norm", "ordered", "power_of_two"]
+
+
+class Columns:
+    """`A d = r` for the columns of r, from `d = 0`; `norm(r)` between 1 and 2 in each.
+
+    Attributes:
+        k: columns at work.
+        r: residuals to start from, `(n, k)`; the method may overwrite them.
+        target: the norm of residuals to reach, `(k,)`.
+        left: steps that each column may take, `(k,)`, at least 1.
+        d, steps, claimed: what has come of all columns: corrections, steps taken, whether `target` was met as far as the method knows.
+    """
+
+    def __init__(self, A: Any, M: Callable[[Any], Any] | None, r: Any, target: Any, left: Any) -> None:
+        self.xp = xp = namespace(r)
+        self.A, self.M, self.r = A, M, r
+        self.k = self._all = r.shape[1]
+        self.eps = float(xp.finfo(r.dtype).eps)
+        self.target2, self.left = target**2, left
+        self._least, self.most = int(left.min()), int(left.max())
+        self.step = 0
+        self._zero = xp.zeros((), dtype=r.real.dtype)
+        self.d = xp.zeros_like(r)
+        self.steps = xp.zeros_like(left)
+        self.claimed = xp.zeros(self.k, dtype=bool)
+        self.index = self._kept = self._gone = xp.arange(self.k)
+        self.tell: Callable[[Any, Any], None] | None = None
+        self._scratch = xp.empty_like(r)
+
+    def multiply(self, p: Any) -> Any:
+        """`A p`, a new array."""
+        return ordered(self.A @ p)
+
+    def precondition(self, r: Any) -> Any:
+        """`M r`, or r itself: not to be written to."""
+        return r if self.M is None else ordered(self.M(r))
+
+    def add(self, y: Any, alpha: Any, x: Any) -> None:
+        """`y += alpha x`, one alpha for each column."""
+        if self._scratch.shape[1] != self.k:
+            self._scratch = self.xp.empty_like(x)
+        scratch = self._scratch
+        self.xp.multiply(alpha.astype(x.dtype, copy=False), x, out=scratch)
+        y += scratch
+
+    def where(self, fit: Any, quotient: Any) -> Any:
+        """The quotient where it makes sense, else 0: the column's iterate then stays as it is."""
+        return self.xp.where(fit, quotient, self._zero)
+
+    def ended(self, size2: Any, fit: Any) -> bool:
+        """Count one step that left residuals of squared norm `size2`; whether any column ends with it.
+
+        A column ends where the target is met, its steps are used up, `fit` is false (a breakdown) or anything is NaN.
+        """
+        self.step += 1
+        going = size2 > self.target2
+        going &= fit
+        if self.tell is not None:
+            self.tell(self.index, size2)
+        if self.step < self._least and (going if self.k == 1 else going.all()):
+            return False
+        going &= self.left > self.step
+        self._kept, self._gone = self.xp.flatnonzero(going), self.xp.flatnonzero(~going)
+        home = self.index[self._gone]
+        self.steps[home] = self.step
+        self.claimed[home] = (size2 <= self.target2)[self._gone]
+        return True
+
+    def gone(self, *arrays: Any) -> tuple[Any, ...]:
+        """The part of the arrays that belongs to the columns that end now, as a tuple."""
+        return tuple(columns(a, self._gone) for a in arrays)
+
+    def store(self, d: Any) -> None:
+        """Take the corrections of those that end now, and go on without them."""
+        self.d[:, self.index[self._gone]] = d
+        self.index, self.target2, self.left = self.keep(self.index, self.target2, self.left)
+        self.k = len(self.index)
+        self._least = int(self.left.min()) if self.k else 0
+
+    def keep(self, *arrays: Any) -> tuple[Any, ...]:
+        """The part of the arrays that belongs to the columns that go on."""
+        return tuple(columns(a, self._kept) for a in arrays)
+
+    def leave(self, d: Any, *arrays: Any) -> tuple[Any, ...]:
+        """`store` the ended columns of d, `keep` the others of d and of the arrays."""
+        self.store(columns(d, self._gone))
+        return self.keep(d, *arrays)
+
+
+def namespace(a: Any) -> Any:
+    """NumPy or CuPy, whichever the array is of."""
+    return _module(type(a).__module__)
+
+
+@lru_cache(maxsize=8)
+def _module(name: str) -> Any:
+    return sys.modules[name.partition(".")[0]]
+
+
+def ordered(a: Any) -> Any:
+    """An `(n, k)` array in the order of the products; itself where it is so."""
+    xp = namespace(a)
+    return xp.ascontiguousarray(a) if xp is np else xp.asfortranarray(a)
+
+
+def columns(a: Any, index: Any) -> Any:
+    """Some columns of `(n, k)`, in order, or what is theirs in an array of other rank, whose first axis counts them."""
+    if a.ndim != 2:
+        return a[index]
+    return a.take(index, axis=1) if namespace(a) is np else a.T[index].T
+
+
+def dot(a: Any, b: Any) -> Any:
+    """`aᴴ b` for each column, `(k,)`."""
+    xp = namespace(a)
+    if a.shape[1] == 1:
+        return xp.vdot(a, b).reshape(1)
+    return xp.einsum("ij,ij->j", a.conj(), b)
+
+
+def norm(a: Any) -> Any:
+    """`‖a‖₂` of each column, `(k,)`, without overflow or underflow."""
+    scale = power_of_two(abs(a).max(axis=0))
+    a = a / scale
+    return scale * namespace(a).sqrt(dot(a, a).real)
+
+
+def power_of_two(size: Any) -> Any:
+    """The largest power of two that is not above a size; 1 for 0, NaN and Inf."""
+    xp = namespace(size)
+    size = xp.where((size > 0) & xp.isfinite(size), size, 1)
+    return xp.ldexp(xp.full_like(size, 0.5), xp.frexp(size)[1])
