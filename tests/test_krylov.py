@@ -497,6 +497,19 @@ def test_callback(method: str) -> None:
     assert len({float(r[done]) for _, r in seen[first - 1 :]}) == 1  # keeps its last
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7])
+@each_pair
+def test_recursive_residuals_are_the_true_ones(method: str, make: Make, steps: int) -> None:
+    A = make()
+    b = rhs(A.real, 3).astype(A.dtype)
+    scale = np.linspace(1, 3, A.shape[0])[:, None]
+    seen: list[Any] = []
+    M = lambda r: scale * r  # noqa: E731
+    out = run(method, A, b, M=M, maxiter=steps, restart=81, callback=lambda i, r: seen.append(r))
+    kept = out.residual < np.linalg.norm(b, axis=0)
+    np.testing.assert_allclose(seen[-1][kept], out.residual[kept], rtol=1e-6)
+
+
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="qmr"):
         iterate("qmr", poisson(3), np.ones((3, 1)), rtol=1e-8, atol=0, maxiter=None)

@@ -21,6 +21,7 @@ from .krylov_residual import gmres, minres
 
 __all__ = ["METHODS", "Outcome", "iterate"]
 
+_MARGIN = 0.99  # of the bound is what runs aim at, so that rounding seldom makes another one necessary
 _STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
 
 
@@ -114,7 +115,7 @@ class _State:
         scale = power_of_two(size)
         eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
         r = columns(self.r, index) / scale
-        work = Columns(self.A, self.M, r, xp.maximum(bound, eps * size) / scale, left)
+        work = Columns(self.A, self.M, r, xp.maximum(_MARGIN * bound, eps * size) / scale, left)
         if self.callback is not None:
             work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2))
         METHODS[method](work)
@@ -122,7 +123,7 @@ class _State:
         r = ordered(columns(self.b, index) - self.A @ x)
         new = norm(r)
         self.iterations[index] += work.steps
-        better = xp.flatnonzero(new < size)
+        better = xp.flatnonzero((new < size) & xp.isfinite(x).all(axis=0))
         at = index[better]
         self.x[:, at], self.size[at] = columns(x, better), new[better]
         if self.r is self.b:
