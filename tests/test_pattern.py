@@ -10,6 +10,7 @@ import optree
 import pytest
 import torch
 import torch.utils._pytree as torch_pytree
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
@@ -135,16 +136,57 @@ def test_from_coo(dtype):
     ("row", "col", "message"),
     [
         (torch.tensor([0, 1]), torch.tensor([0]), r"row has shape \(2,\) and col \(1,\)"),
-        (torch.tensor([[0]]), torch.tensor([[0]]), r"must be \(nnz,\)"),
+        (torch.tensor([[0]]), torch.tensor([[0]]), r"row has shape \(1, 1\); it must be one-dimensional"),
         (torch.tensor([0.0]), torch.tensor([0]), r"row is torch.float32"),
-        (torch.tensor([-1]), torch.tensor([0]), r"crow\[0\] is 1"),
-        (torch.tensor([3]), torch.tensor([0]), r"crow\[2\] is 0, but col has 1 entries"),
-        (torch.tensor([0]), torch.tensor([2]), r"Entry 0 \(row 0\) is in column 2"),
+        (torch.tensor([-1]), torch.tensor([0]), r"Entry 0 is in row -1, outside \[0, 2\)"),
+        (torch.tensor([0, 3]), torch.tensor([0, 0]), r"Entry 1 is in row 3, outside \[0, 2\)"),
+        (torch.tensor([0]), torch.tensor([2]), r"Entry 0 is in column 2"),
+        ([0], torch.tensor([0]), r"row is a list"),
+        (torch.tensor([0]), np.array([0]), r"col is a ndarray.*torch.as_tensor"),
     ],
 )
 def test_from_coo_refuses(row, col, message):
     with pytest.raises(sps.PatternError, match=message):
         sps.Pattern.from_coo(row, col, (2, 2))
+
+
+@pytest.mark.parametrize("shape", [3, (3,), None, (3, 3, 7), (3.0, 3.0), "33", (-1, 3)], ids=str)
+def test_shapes_are_two_whole_numbers(shape):
+    crow, index = torch.tensor([0, 1, 2, 3]), torch.arange(3)
+    with pytest.raises(sps.PatternError, match="shape is"):
+        sps.Pattern(crow, index, shape)
+    with pytest.raises(sps.PatternError, match="shape is"):
+        sps.Pattern.from_coo(index, index, shape)
+
+
+def test_shapes_of_numpy_numbers_become_ints():
+    pattern = sps.Pattern(torch.tensor([0, 1]), torch.tensor([0]), np.array([1, 2]))
+    assert pattern.shape == (1, 2)
+    assert [type(s) for s in pattern.shape] == [int, int]
+
+
+def test_sparse_index_tensors_are_refused():
+    with pytest.raises(sps.PatternError, match=r"crow is a torch.sparse_coo tensor.*to_dense"):
+        sps.Pattern(torch.tensor([0, 1]).to_sparse(), torch.tensor([0]), (1, 1))
+
+
+def test_pointers_that_overflow_when_subtracted_are_refused():
+    crow = torch.tensor([0, 2**31 - 1, -5, 3], dtype=torch.int32)
+    with pytest.raises(sps.PatternError, match=r"crow\[2\] = -5 is below"):
+        sps.Pattern(crow, torch.zeros(3, dtype=torch.int32), (3, 3))
+
+
+def test_patterns_without_numbers_are_not_checked():
+    crow, col = (torch.tensor(a, device="meta") for a in ([0, 1, 2], [0, 1]))
+    assert sps.Pattern(crow, col, (2, 2)).device.type == "meta"
+    assert sps.Pattern.from_coo(col, col, (2, 2))[0].crow.shape == (3,)
+
+
+@pytest.mark.parametrize("where", [torch.float32, None, torch.ones(1)], ids=str)
+def test_patterns_move_to_devices_only(where):
+    pattern = pattern_of([0, 1], [0], (1, 1))
+    with pytest.raises(TypeError, match="device is"):
+        pattern.to(where)
 
 
 def test_rows():
@@ -157,9 +199,24 @@ def test_rows():
 def test_adjoint(name):
     values, pattern = SYSTEMS[name](C128)
     adjoint, order = pattern.adjoint()
-    assert pattern.adjoint() is pattern.adjoint()
     sps.Pattern(adjoint.crow, adjoint.col, adjoint.shape)  # raises if it is not one
     assert torch.equal(oracle.dense(values[order].conj(), adjoint), oracle.dense(values, pattern).mH)
+
+
+def test_adjoint_keeps_nothing_of_a_transform():
+    values, pattern = SYSTEMS["banded"](F64)
+    b = torch.ones(20, dtype=F64)
+    total = lambda v: sps.solve(sps.SparseMatrix(v, pattern).mH, b).sum()  # noqa: E731
+    for _ in range(2):
+        torch.func.hessian(total)(values)
+    make_fx(total, tracing_mode="fake", _allow_non_fake_inputs=True)(values)
+    with torch.inference_mode():
+        total(values)
+    leaf = values.clone().requires_grad_()
+    x = total(leaf)
+    x.backward()
+    assert type(x) is torch.Tensor
+    assert torch.equal(leaf.grad, torch.func.grad(total)(values))
 
 
 def test_adjoint_of_a_rectangle():
@@ -183,7 +240,6 @@ def test_equality_and_hash():
 @pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda p: pickle.loads(pickle.dumps(p))])
 def test_copies(again):
     values, pattern = SYSTEMS["unsorted"](F64)
-    pattern.adjoint()
     assert again(pattern) == pattern
     A = again(sps.SparseMatrix(values, pattern))
     assert A.pattern == pattern

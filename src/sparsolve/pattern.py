@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -39,15 +40,14 @@ class Pattern:
     Pattern(2 x 2, nnz=3, torch.int64, cpu)
     """
 
-    __slots__ = ("__weakref__", "_adjoint", "col", "crow", "shape")
+    __slots__ = ("__weakref__", "col", "crow", "shape")
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
         self.crow = crow
         self.col = col
-        self.shape = (shape[0], shape[1])
-        self._adjoint: tuple[Pattern, Tensor] | None = None
+        self.shape = _sizes(shape)
         check_form(crow, col, self.shape)
-        if not torch.compiler.is_compiling() and type(crow) is not FakeTensor and type(col) is not FakeTensor:
+        if _readable(crow, col):
             check_entries(crow, col, self.shape)
 
     @classmethod
@@ -74,12 +74,13 @@ class Pattern:
         tensor([[2., 0.],
                 [0., 4.]])
         """
-        if row.shape != col.shape or row.dim() != 1:
+        shape = _sizes(shape)
+        _check_indices(row=row, col=col)
+        if row.shape != col.shape:
             raise PatternError(
                 sentence(f"row has shape {tuple(row.shape)} and col {tuple(col.shape)}; both must be (nnz,).")
             )
-        if row.dtype not in _INDEX_DTYPES:
-            raise PatternError(sentence(f"row is {row.dtype}; indices are torch.int32 or torch.int64."))
+        check_places(row, col, shape)
         order = torch.argsort(row, stable=True)
         crow = pointers(row[order], shape[0])
         return cls(crow, col[order], shape), order
@@ -105,20 +106,21 @@ class Pattern:
             raise
 
     def adjoint(self) -> tuple[Pattern, Tensor]:
-        """The pattern of `Aᴴ`, and the order its values go in; kept after the first call."""
-        if self._adjoint is not None:
-            return self._adjoint
+        """The pattern of `Aᴴ`, and the order its values go in; made anew by each call, in the context (transform, device) of that call."""
         order = torch.argsort(self.col, stable=True)
-        made = (
-            unchecked(pointers(self.col[order], self.shape[1]), self.rows()[order], (self.shape[1], self.shape[0])),
-            order,
-        )
-        if not torch.compiler.is_compiling():
-            self._adjoint = made
-        return made
+        crow = pointers(self.col[order], self.shape[1])
+        return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
 
     def to(self, device: torch.device | str) -> Pattern:
         """The same pattern on another device."""
+        if not isinstance(device, (torch.device, str, int)):
+            raise TypeError(
+                sentence(
+                    f"device is {device}; a pattern moves to a device, and its indices stay as they are.",
+                    "A dtype, perhaps: it is the values that have one.",
+                    "Use SparseMatrix(values.to(dtype), pattern).",
+                )
+            )
         return unchecked(self.crow.to(device), self.col.to(device), self.shape)
 
     def __eq__(self, other: object) -> bool:
@@ -141,7 +143,7 @@ class Pattern:
 def unchecked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Pattern:
     """A `Pattern` of arrays known to be right, or that the first solve will check."""
     pattern = Pattern.__new__(Pattern)
-    pattern.crow, pattern.col, pattern.shape, pattern._adjoint = crow, col, shape, None
+    pattern.crow, pattern.col, pattern.shape = crow, col, shape
     return pattern
 
 
@@ -151,13 +153,53 @@ def pointers(sorted_indices: Tensor, size: int) -> Tensor:
     return torch.searchsorted(sorted_indices, ends, out_int32=sorted_indices.dtype == torch.int32)
 
 
+def _readable(*indices: Tensor) -> bool:
+    """Whether these tensors have numbers: while compiling, as fake tensors and on the meta device they have none."""
+    return not torch.compiler.is_compiling() and not any(type(t) is FakeTensor or t.is_meta for t in indices)
+
+
+def _sizes(shape: Any) -> tuple[int, int]:
+    """Two whole numbers, at least 0 (or symbols for them, while compiling)."""
+    try:
+        rows, columns = shape
+        sizes: tuple[Any, ...] = tuple(
+            s if isinstance(s, (int, torch.SymInt)) else operator.index(s) for s in (rows, columns)
+        )
+    except (TypeError, ValueError) as error:
+        raise PatternError(
+            sentence(
+                f"shape is {shape!r}; it must be two whole numbers, (rows, columns).",
+                "A batch has no place in a pattern, and / makes a float.",
+                "Give (n, n), and batch the values.",
+            )
+        ) from error
+    if sizes[0] < 0 or sizes[1] < 0:
+        raise PatternError(sentence(f"shape is {sizes}; both numbers must be at least 0."))
+    return sizes[0], sizes[1]
+
+
 def check_form(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
     """What can be told from dtypes and shapes alone, under any transform."""
-    for name, t in (("crow", crow), ("col", col)):
-        if not isinstance(t, Tensor):
-            raise PatternError(
-                sentence(f"{name} is a {type(t).__name__}, not a torch.Tensor.", remedy="Wrap it in torch.as_tensor.")
+    _check_indices(crow=crow, col=col)
+    if shape[0] < 0 or shape[1] < 0:
+        raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
+    if crow.shape[0] != shape[0] + 1:
+        raise PatternError(
+            sentence(
+                f"crow has {crow.shape[0]} entries; a matrix with {shape[0]} rows needs {shape[0] + 1}.",
+                "Row indices in place of row pointers are the usual cause.",
+                "Pattern.from_coo takes row indices.",
             )
+        )
+
+
+def _check_indices(**named: Tensor) -> None:
+    """One-dimensional index tensors of one dtype on one device."""
+    for name, t in named.items():
+        if not isinstance(t, Tensor) or t.layout is not torch.strided:
+            what = f"a {t.layout} tensor" if isinstance(t, Tensor) else f"a {type(t).__name__}"
+            remedy = "Use .to_dense()." if isinstance(t, Tensor) else "Wrap it in torch.as_tensor."
+            raise PatternError(sentence(f"{name} is {what}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:
             raise PatternError(
                 sentence(
@@ -173,32 +215,32 @@ def check_form(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
                     "Batch the values, (*batch, nnz), or put the matrices into one block-diagonal matrix.",
                 )
             )
-    if crow.dtype != col.dtype or crow.device != col.device:
+    (one, p), (other, q) = named.items()
+    if p.dtype != q.dtype or p.device != q.device:
         raise PatternError(
-            sentence(
-                f"crow is {crow.dtype} on {crow.device} and col {col.dtype} on {col.device}; both must be the same."
-            )
-        )
-    if shape[0] < 0 or shape[1] < 0:
-        raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
-    if crow.shape[0] != shape[0] + 1:
-        raise PatternError(
-            sentence(
-                f"crow has {crow.shape[0]} entries; a matrix with {shape[0]} rows needs {shape[0] + 1}.",
-                "Row indices in place of row pointers are the usual cause.",
-                "Pattern.from_coo takes row indices.",
-            )
+            sentence(f"{one} is {p.dtype} on {p.device} and {other} {q.dtype} on {q.device}; both must be the same.")
         )
 
 
-def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
-    """What takes a look at the numbers: pointers from 0 to nnz, none decreasing, columns in range."""
-    nnz = col.shape[0]
-    falls = crow.diff() < 0
-    outside = (col < 0) | (col >= shape[1])
-    wrong = torch.stack([crow[0] != 0, crow[-1] != nnz, falls.any(), outside.any()])
+def check_places(row: Tensor, col: Tensor, shape: tuple[int, ...]) -> None:
+    """Rows and columns of single entries in range, where the numbers can be read."""
+    if not _readable(row, col):
+        return
+    for name, indices, size in (("row", row, shape[0]), ("column", col, shape[1])):
+        outside = (indices < 0) | (indices >= size)
+        if _numbers(outside.any()):
+            entry = int(outside.nonzero()[0])
+            raise PatternError(
+                sentence(
+                    f"Entry {entry} is in {name} {int(indices[entry])}, outside [0, {size}).",
+                    "One-based indices or swapped dimensions are the usual cause.",
+                )
+            )
+
+
+def _numbers(t: Tensor) -> Any:
     try:
-        first, last, falling, out = wrong.tolist()
+        return t.tolist()
     except RuntimeError as error:
         raise PatternError(
             sentence(
@@ -207,6 +249,15 @@ def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
                 "Give the pattern in_dims=None (SparseMatrix(0, pattern) in in_dims), or put the matrices into one block-diagonal matrix.",
             )
         ) from error
+
+
+def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
+    """What takes a look at the numbers: pointers from 0 to nnz, none decreasing, columns in range."""
+    nnz = col.shape[0]
+    falls = crow[1:] < crow[:-1]
+    outside = (col < 0) | (col >= shape[1])
+    wrong = torch.stack([crow[0] != 0, crow[-1] != nnz, falls.any(), outside.any()])
+    first, last, falling, out = _numbers(wrong)
     if first:
         raise PatternError(
             sentence(f"crow[0] is {int(crow[0])}; row pointers start at 0.", "One-based indices are the usual cause.")
