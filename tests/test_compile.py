@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 import oracle
 import sparsolve as sps
+from sparsolve import solvers
 
 
 def problem(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, sps.Pattern, Tensor]:
@@ -154,8 +156,6 @@ def test_record_made_inside() -> None:
 
 
 def test_callable_solver() -> None:
-    import numpy as np
-
     values, pattern, b = problem()
 
     def through_numpy(A: Any, b: Any) -> Any:
@@ -231,3 +231,24 @@ def test_make_fx_shows_one_op() -> None:
     values, pattern, b = problem()
     graph = make_fx(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))(values, b).graph
     assert [str(n.target) for n in graph.nodes if "sparsolve" in str(n.target)] == ["sparsolve.solve.default"]
+
+
+@pytest.mark.skipif(not solvers._DYNAMO_GUARDS_IDS, reason="closures are refused instead")
+def test_another_closure_in_the_same_place_is_noticed() -> None:
+    values, pattern, b = problem()
+
+    def off_by(k: float) -> Any:
+        return lambda A, rhs: np.linalg.solve(A.toarray(), rhs) + k
+
+    f = compiled(lambda v, b, solver: sps.solve(sps.SparseMatrix(v, pattern), b, solver))
+    for k in (1.0, 2.0, 1.0):
+        torch.testing.assert_close(f(values, b, off_by(k)), oracle.solve(values, pattern, b) + k)
+
+
+@pytest.mark.skipif(solvers._DYNAMO_GUARDS_IDS, reason="Dynamo guards on identity")
+def test_closures_are_refused_where_dynamo_cannot_tell_them_apart() -> None:
+    values, pattern, b = problem()
+    k = 1.0
+    f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b, lambda A, rhs: rhs + k))
+    with pytest.raises(Exception, match="free variables"):
+        f(values, b)

@@ -28,7 +28,19 @@ GENERAL = {
     "bicgstab_blocks": sps.BiCGStab(**TIGHT, preconditioner=sps.BlockJacobi(size=2)),
 }
 METHODS = {**HERMITIAN, **GENERAL}
-FEW = ["value", "grad_both", "jvp_both", "hessian_A", "vjp_of_jvp", "jvp_of_jvp", "vmap_b", "vmap_both", "vmap_grad", "vmap_hvp", "grad_of_vmap"]
+FEW = [
+    "value",
+    "grad_both",
+    "jvp_both",
+    "hessian_A",
+    "vjp_of_jvp",
+    "jvp_of_jvp",
+    "vmap_b",
+    "vmap_both",
+    "vmap_grad",
+    "vmap_hvp",
+    "grad_of_vmap",
+]
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 
 
@@ -176,7 +188,9 @@ def test_singular_systems(consistent: bool) -> None:
 def test_methods_outside_of_their_class_are_never_believed() -> None:
     values, pattern = matrix(torch.float64)
     A, b = sps.SparseMatrix(values, pattern), torch.randn(6, dtype=torch.float64)
-    indefinite = sps.SparseMatrix(torch.tensor([1.0, -1.0]).double(), sps.Pattern(torch.arange(3), torch.arange(2), (2, 2)))
+    indefinite = sps.SparseMatrix(
+        torch.tensor([1.0, -1.0]).double(), sps.Pattern(torch.arange(3), torch.arange(2), (2, 2))
+    )
     for M, rhs, solver in ((A, b, sps.MINRES()), (indefinite, torch.ones(2).double(), sps.CG())):
         x, info = sps.solve_with_info(M, rhs, solver)
         wrong = (M @ x - rhs).norm() > 1e-6

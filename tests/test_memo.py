@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -13,7 +15,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve.memo import Memo
+from sparsolve import memo as remembered
+from sparsolve.memo import Memo, _Key
 from systems import SINGULAR, SYSTEMS, with_indices
 
 F64, C128 = torch.float64, torch.complex128
@@ -365,8 +368,11 @@ def test_memo_forgets_a_failure():
     assert memo.made == 1
 
 
+ENTRY = 1000 + 8 + remembered._OVERHEAD
+
+
 def test_memo_order_of_leaving():
-    memo = Memo(3500)
+    memo = Memo(3 * ENTRY + 500)
     a, b, c, d = (np.full(1, float(i)) for i in range(4))
     things = [memo.get("k", (x,), Thing) for x in (a, b, c)]
     assert memo.get("k", (a,), Thing) is things[0]
@@ -374,7 +380,7 @@ def test_memo_order_of_leaving():
     assert memo.get("k", (a,), Thing) is things[0]
     assert memo.get("k", (c,), Thing) is things[2]
     assert memo.get("k", (b,), Thing) is not things[1]
-    assert memo.nbytes == 3 * (1000 + 8)
+    assert memo.nbytes == 3 * ENTRY
 
 
 def test_concurrent_gets_of_one_key_make_it_once():
@@ -447,3 +453,65 @@ def test_clear_while_one_is_being_made():
     thread.join(10)
     assert len(got) == 1
     assert (len(memo), memo.nbytes) == (0, 0)
+
+
+def test_many_matrices_that_differ_in_one_entry_do_not_share_a_hash():
+    """Else each lookup compares with all of them."""
+    values = np.ones(5000)
+    hashes = set()
+    for e in range(1, 200):
+        values[e] += 1.0
+        hashes.add(hash(_Key("one", (values,))))
+    assert len(hashes) == 199
+
+
+def test_a_small_entry_is_charged_for_its_objects():
+    memo = Memo(10**6)
+    for i in range(300):
+        memo.get("k", (np.array([float(i)]),), object)
+    assert len(memo) <= 10**6 // 8192
+
+
+def test_a_failed_or_interrupted_make_leaves_nothing_locked():
+    memo, key = Memo(10**6), (np.ones(3),)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        memo.get("k", key, interrupted)
+    assert memo.get("k", key, lambda: "made") == "made"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_child_forked_while_a_thread_factorizes_is_not_stuck():
+    remembered.ANALYSES.clear()
+    started, release = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        started.set()
+        release.wait(20)
+        return "parent"
+
+    thread = threading.Thread(target=lambda: remembered.FACTORS.get("slow", (np.ones(3),), slow))
+    thread.start()
+    started.wait(20)
+    child = os.fork()
+    if child == 0:  # the child has no such thread; it must make the value itself
+        os._exit(0 if remembered.FACTORS.get("slow", (np.ones(3),), lambda: "child") == "child" else 1)
+    release.set()
+    thread.join()
+    deadline = time.monotonic() + 20
+    while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if done[0] == 0:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert done == (child, 0)
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), "1"])
+def test_the_limit_is_a_whole_number(limit):
+    with pytest.raises(TypeError):
+        sps.set_memo_limit(limit)

@@ -268,6 +268,10 @@ def _one_changed_entry_of_many() -> None:
     for e in (1, 7, n - 2):
         _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
         values[e] = 4.0
+    values[8], values[9] = 2.0, 8.0
+    for _ in range(2):  # the same sum and the same samples
+        _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
+        values[8:10] = values[8:10].flip(0)
     _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
 
 
@@ -583,7 +587,7 @@ MISTAKES = [
     Mistake("memo that never finds", memo._Key.__eq__, "return all(", "return False and all(", "counts"),
     # reports and layouts
     Mistake("residual of the wrong system", ops._residual, "adjoint=adjoint", "adjoint=not adjoint", "report"),
-    Mistake("residual with the wrong sign", ops._residual, "b - on.multiply", "b + on.multiply", "report"),
+    Mistake("residual with the wrong sign", ops._residual, "b / scale - on", "b / scale + on", "report"),
     Mistake("residual not relative", ops._residual, "error / (size + (size == 0))", "error", "report"),
     Mistake("singular called something else", ops._status, "return Status.SINGULAR", "return Status.MAXITER", "report"),
     Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "values.conj() if", "values if", "layouts"),

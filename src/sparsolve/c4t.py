@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,8 +34,8 @@ def sparse_solve_c4t(
         transpose_solve: the same choices for the transposed (complex: adjoint) system, which is what it is given. By default the
             same as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
-            in double precision; `tol` is another name of `rtol`. atol is in B's units and holds for solves with A; those
-            with the transpose are relative to their right-hand side, however small the gradient is.
+            in double precision; `tol` is another name of `rtol`. atol is in B's units and holds for `A x = B`; the
+            solves of derivatives are relative to their right-hand side, however small a gradient is.
         maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
         M: array, sparse matrix, LinearOperator or tensor that approximates A⁻¹; cgs and gmres use its adjoint for the transposed system,
             if it has one.
@@ -123,6 +123,11 @@ class _Callable:
     call: Callable[..., Any]
     items: tuple[tuple[str, Any], ...]
     transposed: bool
+    derivative: bool = False
+
+    def relative(self) -> _Callable:
+        """What a derivative solves with: neither x0 nor callback are its own."""
+        return replace(self, derivative=True)
 
     @property
     def __name__(self) -> str:
@@ -130,7 +135,7 @@ class _Callable:
 
     def __call__(self, A: Any, b: Any) -> Any:
         kwargs = {k: v.value if isinstance(v, Kept) else v[1] for k, v in self.items}
-        own = {} if self.transposed else OWN.get().get("given", {})
+        own = {} if self.transposed or self.derivative else OWN.get().get("given", {})
         return self.call(A, b, **kwargs, **own)
 
 

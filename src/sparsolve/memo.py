@@ -1,12 +1,14 @@
 """A bounded, locked memo of a pure function, whose arguments are arrays.
 
 A hit needs **bit-equal** arrays, compared with the entry's own copies, so it can never change an answer: a
-hash, a data pointer or a version counter could (compiled code reuses buffers without telling). Samples only say where
-to look; the comparison decides.
+hash, a data pointer or a version counter could (compiled code reuses buffers without telling). A sum and samples only say
+where to look; the comparison decides.
 """
 
 from __future__ import annotations
 
+import operator
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -19,6 +21,7 @@ __all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "set_memo_limit"]
 T = TypeVar("T")
 _SAMPLES = 8  # numbers of a large array that make its hash
 _WHOLE = 1 << 14  # bytes up to which an array is small
+_OVERHEAD = 1 << 13  # bytes of an entry's objects, whatever their arrays
 
 
 class MemoInfo(NamedTuple):
@@ -47,7 +50,7 @@ class _Key:
     """Arrays and a hashable rest as a dictionary key: equal only if every bit is.
 
     Small arrays are kept as bytes. Large ones are compared as integers, so that NaN equals NaN and 0.0 differs from -0.0;
-    of these a few samples make the hash.
+    of these a sum and a few samples make the hash.
     """
 
     __slots__ = ("_hash", "arrays", "rest")
@@ -110,39 +113,41 @@ class Memo(Generic[T]):
                         self.hits += 1
                         return entry.value
             if entry is None:
-                entry = self._reserve(key)
-                if entry is not None:
-                    return self._fill(key, entry, make)
+                made = self._make(key, make)
+                if made is not None:
+                    return made
             else:
                 with entry.lock:  # wait while another thread makes it, then look again
                     pass
 
-    def _reserve(self, key: _Key) -> _Entry[T] | None:
-        """A new entry with its lock held, or None where another thread was faster."""
+    def _make(self, key: _Key, make: Callable[[], T]) -> T | None:
+        """Make the value and keep it, with the entry's lock held; None where another thread was faster."""
         key.own()
         entry: _Entry[T] = _Entry()
-        entry.lock.acquire()
-        with self._lock:
-            return entry if self._entries.setdefault(key, entry) is entry else None
-
-    def _fill(self, key: _Key, entry: _Entry[T], make: Callable[[], T]) -> T:
         try:
-            value = make()
-            with self._lock:
-                self.made += 1
-                entry.value = value
-                if self._entries.get(key) is entry:
-                    entry.nbytes = key.nbytes + int(getattr(value, "nbytes", 0))
-                    self.nbytes += entry.nbytes
-                    self._shrink()
-            return value
-        except BaseException:
-            with self._lock:
-                if self._entries.get(key) is entry:
-                    del self._entries[key]
-            raise
+            with entry.lock:
+                with self._lock:
+                    if self._entries.setdefault(key, entry) is not entry:
+                        return None
+                value = make()
+                with self._lock:
+                    self.made += 1
+                    entry.value = value
+                    if self._entries.get(key) is entry:
+                        entry.nbytes = _OVERHEAD + key.nbytes + int(getattr(value, "nbytes", 0))
+                        self.nbytes += entry.nbytes
+                        self._shrink()
+                return value
         finally:
-            entry.lock.release()
+            if entry.value is None:
+                with self._lock:
+                    if self._entries.get(key) is entry:
+                        del self._entries[key]
+
+    def restart(self) -> None:
+        """Forget everything and take new locks: for a forked child, whose other threads do not exist any more."""
+        self._lock = threading.Lock()
+        self.clear()
 
     def resize(self, max_bytes: int) -> None:
         """Change the bound, and forget what no longer fits."""
@@ -175,6 +180,15 @@ class Memo(Generic[T]):
 
 ANALYSES: Memo[Any] = Memo(2**29)
 FACTORS: Memo[Any] = Memo(3 * 2**29)
+
+
+def _after_fork() -> None:
+    ANALYSES.restart()
+    FACTORS.restart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def memo_info() -> MemoInfo:
@@ -217,11 +231,13 @@ def set_memo_limit(max_bytes: int) -> None:
         max_bytes: at least 0.
 
     Raises:
+        TypeError: not a whole number.
         ValueError: a negative number.
 
     >>> import sparsolve as sps
     >>> sps.set_memo_limit(2**31)
     """
+    max_bytes = operator.index(max_bytes)
     if max_bytes < 0:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 0. 0 keeps nothing.")
     ANALYSES.resize(max(max_bytes // 4, min(max_bytes, 1)))
@@ -236,11 +252,11 @@ def _bits(a: Any) -> Any:
 
 
 def _sample(bits: Any) -> Hashable:
-    """All of it if it is small, else its size and a few entries."""
+    """All of it if it is small, else its size, the sum of its bits, which one changed entry changes, and a few entries."""
     if isinstance(bits, bytes):
         return bits
     sample = bits[:: max(1, bits.size // _SAMPLES)]
-    return bits.size, (sample if isinstance(sample, np.ndarray) else sample.get()).tobytes()
+    return bits.size, int(bits.sum()), (sample if isinstance(sample, np.ndarray) else sample.get()).tobytes()
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from .backends import Factor, device_module, solver_module
-from .errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
+from .backends import Factor, Outcome, device_module, solver_module
+from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .memo import FACTORS
 from .result import Status
 from .solvers import decode
@@ -46,19 +46,21 @@ def solve(
     starts = None if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
     for i in range(len(bs) if n and k else 0):
+        start = None if starts is None else starts[i]
         try:
             factor = _factor(solver, values.device.type, structure, vs[i])
-            outcome = factor.solve(bs[i], adjoint=adjoint, x0=None if starts is None else starts[i])
+            outcome = (
+                _columns(factor, bs[i], adjoint, start) if report else factor.solve(bs[i], adjoint=adjoint, x0=start)
+            )
             if outcome.error is not None and not report:
                 raise outcome.error
-            x[i] = outcome.x
-            if report:
-                reports[i, 0], reports[i, 1] = outcome.status, outcome.iterations
         except SolveError as error:
             if not report:
                 raise _located(error, i if len(bs) > 1 else None, adjoint) from error
-            x[i], reports[i, 0] = math.nan, _status(error)
+            outcome = Outcome(math.nan, _status(error))
+        x[i] = outcome.x
         if report:
+            reports[i, 0], reports[i, 1] = outcome.status, outcome.iterations
             reports[i, 2] = _residual(on, structure, vs[i], bs[i], x[i], adjoint)
     return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
 
@@ -128,16 +130,36 @@ def _factor(key: str, device: str, structure: Any, values: Any) -> Factor:
     return FACTORS.get((key, structure, values.dtype), (values,), make) if getattr(module, "remember", True) else make()
 
 
+def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+    """All columns at once; where that fails, each by itself, so that one bad right-hand side does not take the others along."""
+    try:
+        return factor.solve(b, adjoint=adjoint, x0=x0)
+    except SolveError as error:
+        if b.shape[1] == 1:
+            return Outcome(math.nan, _status(error))
+    parts = [slice(j, j + 1) for j in range(b.shape[1])]
+    each = [_columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
+    x = b * math.nan
+    for j, outcome in zip(parts, each, strict=True):
+        x[:, j] = outcome.x
+    return Outcome(x, [int(o.status) for o in each], [int(o.iterations) for o in each])
+
+
 def _residual(on: Any, structure: Any, values: Any, b: Any, x: Any, adjoint: bool) -> Any:
-    """`‖b − A x‖₂ / ‖b‖₂` for each column."""
-    r = b - on.multiply(on.matrix(structure, values), x, adjoint=adjoint)
-    size, error = ((abs(a) ** 2).sum(axis=0) ** 0.5 for a in (b, r))
-    return error / (size + (size == 0))
+    """`‖b − A x‖₂ / ‖b‖₂` for each column, scaled by the largest entry of b, so that no square overflows."""
+    with on.quiet():
+        largest = abs(b).max(axis=0)
+        scale = largest + (largest == 0)
+        r = b / scale - on.multiply(on.matrix(structure, values), x / scale, adjoint=adjoint)
+        size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b / scale, r))
+        return error / (size + (size == 0))
 
 
 def _status(error: SolveError) -> int:
     if isinstance(error, SingularMatrixError):
         return Status.SINGULAR
+    if isinstance(error, ConvergenceError):
+        return Status.MAXITER
     return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
 
 

@@ -131,6 +131,7 @@ def matmul(A: SparseMatrix | Tensor, x: Any, *, adjoint: bool = False) -> Any:
     matrix = _matrix(A)
     if isinstance(x, Tensor):
         return multiply(matrix, x, adjoint=adjoint)
+    _require_tree("x", x)
     return optree.tree_map(lambda leaf: multiply(matrix, leaf, adjoint=adjoint), x)
 
 
@@ -147,9 +148,23 @@ def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, x0: Any,
         )
     if isinstance(b, Tensor):
         return one(matrix, b, solver, adjoint, x0)
+    _require_tree("b", b)
     if x0 is None:
         return optree.tree_map(lambda leaf: one(matrix, leaf, solver, adjoint, None), b)
     return optree.tree_map(lambda leaf, start: one(matrix, leaf, solver, adjoint, start), b, x0)
+
+
+def _require_tree(name: str, tree: Any) -> None:
+    """A pytree of tensors; a sparse matrix is a pytree too, whose values are no right-hand side."""
+    leaves = optree.tree_leaves(tree, is_leaf=lambda leaf: isinstance(leaf, SparseMatrix), none_is_leaf=True)
+    wrong = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
+    if wrong:
+        raise TypeError(
+            sentence(
+                f"{name} must be a dense torch.Tensor or a pytree of such, not of {wrong[0]}.",
+                remedy="Use torch.as_tensor for arrays, and A.to_dense() for a sparse one.",
+            )
+        )
 
 
 def _solve(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
@@ -189,10 +204,9 @@ def _key(solver: Any, b: Tensor) -> str:
     """What the op calls the solver."""
     if isinstance(solver, Solver):
         return solver.key
-    if not callable(solver):
+    if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):
+        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
-            sentence(
-                f"solver is a {type(solver).__name__}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed."
-            )
+            sentence(f"solver is {what}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.")
         )
     return callable_key(solver, b.dim() == 1)

@@ -7,10 +7,11 @@ An op of torch takes tensors, numbers and strings. A record's key is its own tex
 from __future__ import annotations
 
 import ast
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -79,12 +80,30 @@ class Function(Solver):
         """A ticket of this process."""
         return _ticket(self)
 
+    def relative(self) -> Solver:
+        """The callables say themselves what they do in a derivative, if they have a say."""
+        return replace(self, forward=_relative(self.forward), adjoint=_relative(self.adjoint))
+
+
+def _relative(call: Any) -> Any:
+    return call.relative() if hasattr(call, "relative") else call
+
 
 _FUNCTIONS: OrderedDict[str, Function] = OrderedDict()
 _TICKETS: dict[Function, str] = {}
 _MOST_FUNCTIONS = 1024
 _lock = threading.Lock()
 _issued = 0
+_process = os.urandom(8).hex()  # no other process's tickets are taken for one's own
+
+
+def _after_fork() -> None:
+    global _lock, _process
+    _lock, _process = threading.Lock(), os.urandom(8).hex()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _callable_key(call: Callable[..., Any], vector: bool) -> str:
@@ -92,7 +111,23 @@ def _callable_key(call: Callable[..., Any], vector: bool) -> str:
     return Function(forward=call, adjoint=call, vector=vector).key
 
 
-callable_key: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_callable_key)
+_constant_key: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_callable_key)
+_DYNAMO_GUARDS_IDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
+def callable_key(call: Callable[..., Any], vector: bool) -> str:
+    """`_callable_key` for eager and compiled code; the latter is compiled again where another callable comes."""
+    if torch.compiler.is_compiling():
+        if not _DYNAMO_GUARDS_IDS and getattr(call, "__closure__", None) is not None:
+            raise TypeError(
+                sentence(
+                    "The solver is a function with free variables, inside torch.compile.",
+                    f"Dynamo of torch {torch.__version__} does not notice when another one takes its place.",
+                    "Make it an object with __call__, or a function at the top of a module.",
+                )
+            )
+        id(call)  # Dynamo guards on it; on a function's code alone otherwise, which closures share
+    return _constant_key(call, vector)
 
 
 def _ticket(function: Function) -> str:
@@ -102,7 +137,7 @@ def _ticket(function: Function) -> str:
         key = _TICKETS.get(function)
         if key is None:
             _issued += 1
-            key = _TICKETS[function] = f"function:{_issued}"
+            key = _TICKETS[function] = f"function:{_process}:{_issued}"
             _FUNCTIONS[key] = function
             if len(_FUNCTIONS) > _MOST_FUNCTIONS:
                 del _TICKETS[_FUNCTIONS.popitem(last=False)[1]]
@@ -110,10 +145,14 @@ def _ticket(function: Function) -> str:
         return key
 
 
-@lru_cache(maxsize=256)
 def relative(key: str) -> str:
-    """The key of the record for the solves of a derivative."""
-    return key if key.startswith("function:") else _parse(key).relative().key
+    """The key of the solver for the solves of a derivative."""
+    return _redeem(key).relative().key if key.startswith("function:") else _relative_key(key)
+
+
+@lru_cache(maxsize=256)
+def _relative_key(key: str) -> str:
+    return _parse(key).relative().key
 
 
 def decode(key: str) -> Solver:

@@ -14,7 +14,7 @@ from ..errors import PatternError, sentence
 from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
 
-__all__ = ["Structure", "array", "empty", "matrix", "multiply", "sampled", "structure_of", "tensor", "zeros"]
+__all__ = ["Structure", "array", "empty", "matrix", "multiply", "quiet", "sampled", "structure_of", "tensor", "zeros"]
 
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
 
@@ -43,6 +43,11 @@ def tensor(a: Any) -> Tensor:
 def empty(shape: tuple[int, ...], like: Any) -> Any:
     """An array of this shape and of `like`'s dtype."""
     return np.empty(shape, dtype=like.dtype)
+
+
+def quiet() -> Any:
+    """No warnings of overflow or NaN."""
+    return np.errstate(all="ignore")
 
 
 def zeros(shape: tuple[int, ...]) -> Any:

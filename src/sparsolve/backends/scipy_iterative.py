@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,7 @@ class Iterative:
         M: approximates the inverse; an array, sparse matrix, LinearOperator or tensor.
         transposed: the matrices are adjoints of that which M was made for, and right-hand sides are gradients, whose
             size says nothing: no absolute tolerance (where rtol is 0, atol is taken relative to `‖b‖`), no x0, no callback.
+        derivative: the same about right-hand sides, for a tangent or a higher derivative.
     """
 
     method: str
@@ -76,6 +77,11 @@ class Iterative:
     restart: int | None = None
     M: Kept | None = None
     transposed: bool = False
+    derivative: bool = False
+
+    def relative(self) -> Iterative:
+        """What a derivative solves with."""
+        return replace(self, derivative=True)
 
     @property
     def __name__(self) -> str:
@@ -88,7 +94,7 @@ class Iterative:
 
     def bound(self, size: float) -> float:
         """The residual allowed where `‖b‖` is `size`."""
-        if self.transposed:
+        if self.transposed or self.derivative:
             return (self.rtol or min(self.atol, _RTOL)) * size
         return max(self.rtol * size, self.atol)
 
@@ -101,7 +107,7 @@ class _Run:
         self.how, self.A, self.b = how, A.astype(wide), b.astype(wide)
         self.size = _norm(self.b)
         self.bound = how.bound(self.size)
-        own = {} if how.transposed else OWN.get()
+        own = {} if how.transposed or how.derivative else OWN.get()
         self.callback, x0 = own.get("callback"), own.get("x0")
         self.x = np.zeros_like(self.b) if x0 is None or self.size == 0 else x0.astype(wide)
         self.M = _preconditioner(how, self.b)
