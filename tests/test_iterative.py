@@ -314,3 +314,24 @@ def test_preconditioners_are_built_once() -> None:
 def test_records_refuse(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_side() -> None:
+    """An absolute tolerance of the primal solve says nothing about a tangent."""
+    A = torch.tensor([[4.0, 1.0], [1.0, 3.0]], dtype=torch.float64).to_sparse()
+    b, db = torch.tensor([1.0, 2.0]).double(), torch.full((2,), 1e-4).double()
+    seen: list[int] = []
+
+    def f(b: Tensor) -> Tensor:
+        return sps.sparse_solve_c4t(A, b, "cg", rtol=0, atol=1e-3, callback=lambda x: seen.append(1))
+
+    f(b)
+    steps = len(seen)
+    _, tangent = torch.func.jvp(f, (b,), (db,))
+    torch.testing.assert_close(tangent, torch.linalg.inv(A.to_dense()) @ db, rtol=1e-3, atol=0)
+    assert len(seen) == 2 * steps  # the callback is told of the primal solve alone
+
+
+def test_a_ticket_of_another_process_is_refused() -> None:
+    with pytest.raises(sps.SolveError, match="not in this process's table"):
+        decode("function:0123456789abcdef:1")
