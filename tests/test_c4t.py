@@ -407,6 +407,14 @@ ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((EYE, ONES, "cg"), {"tol": -1.0}, ValueError, "tol is -1.0"),
     ((EYE, ONES, "cg"), {"atol": float("nan")}, ValueError, "atol is nan"),
     ((EYE, ONES, "cg"), {"maxiter": 1.5}, ValueError, "maxiter is 1.5"),
+    ((EYE, ONES, "cg"), {"maxiter": "a"}, ValueError, "maxiter is 'a'"),
+    ((EYE, ONES, "cg"), {"maxiter": float("inf")}, ValueError, "maxiter is inf"),
+    ((EYE, ONES, "cg"), {"maxiter": float("nan")}, ValueError, "maxiter is nan"),
+    ((EYE, ONES, "cg"), {"tol": "a"}, TypeError, "tol is 'a'"),
+    ((EYE, ONES, "cg"), {"callback": 3}, TypeError, "callback is a int"),
+    ((EYE, ONES, "cg"), {"M": sla.spilu(sp.eye_array(3, format="csc"))}, TypeError, r"M is a SuperLU.*LinearOperator"),
+    ((EYE, ONES, "cg"), {"M": np.eye(3) * 1j}, ValueError, "M is complex"),
+    ((EYE, ONES, "cg"), {"M": torch.eye(3) * 1j}, ValueError, "M is complex"),
     ((EYE, ONES, "gmres"), {"restart": 0}, ValueError, "restart is 0"),
     ((EYE, ONES, "cg"), {"M": np.eye(2)}, ValueError, r"M has shape \(2, 2\)"),
     ((EYE, ONES, "cg"), {"M": lambda v: v}, ValueError, "LinearOperator"),
@@ -419,6 +427,17 @@ ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
 def test_errors(args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         sps.sparse_solve_c4t(*args, **kwargs)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc], ids=str)
+def test_preconditioners_that_are_no_matrices(layout: torch.layout) -> None:
+    crow, col = torch.tensor([0, 10**9, 2 * 10**9, 3 * 10**9]), torch.arange(3)
+    if layout is torch.sparse_coo:
+        M = torch.sparse_coo_tensor(torch.stack([col + 5, col]), torch.ones(3), (3, 3), check_invariants=False)
+    else:
+        M = torch.sparse_compressed_tensor(crow, col, torch.ones(3), (3, 3), layout=layout, check_invariants=False)
+    with pytest.raises(sps.PatternError):
+        sps.sparse_solve_c4t(EYE, ONES, "cg", M=M)
 
 
 # ---- odd storage, and derivatives of every kind

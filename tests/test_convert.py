@@ -219,6 +219,17 @@ def test_c2t_of_odd_matrices() -> None:
     assert sps.c2t_coo(boolean).values().tolist() == [True, True]
 
 
+def bad_csr(crow: list[int], first: int = 0) -> Tensor:
+    return torch.sparse_csr_tensor(
+        torch.tensor(crow), torch.tensor([first, 1, 2]), torch.ones(3), (3, 3), check_invariants=False
+    )
+
+
+def bad_coo(row: int, coalesced: bool) -> Tensor:
+    indices = torch.tensor([[0, row], [0, 1]])
+    return torch.sparse_coo_tensor(indices, torch.ones(2), (3, 3), check_invariants=False, is_coalesced=coalesced)
+
+
 DENSE, BATCH = torch.eye(2), torch.eye(2).expand(3, 2, 2)
 T2C_ERRORS = [
     (sps.t2c_csr, lambda: DENSE, ValueError, r"layout torch.strided.*to_sparse_csr\(\)"),
@@ -234,6 +245,11 @@ T2C_ERRORS = [
     (sps.t2c_csr, lambda: DENSE.to(torch.bfloat16).to_sparse_csr(), TypeError, "bfloat16.*NumPy"),
     (sps.t2c_csr, lambda: csr().to("meta"), sps.BackendUnavailableError, r"T is on meta.*T\.cpu\(\)"),
     (sps.t2c_coo, lambda: DENSE.to_sparse().to("meta"), sps.BackendUnavailableError, "T is on meta"),
+    (sps.t2c_csr, lambda: bad_csr([0, 10**9, 2 * 10**9, 3 * 10**9]), sps.PatternError, r"crow\[3\] is 3000000000"),
+    (sps.t2c_csr, lambda: bad_csr([0, 2, 1, 3]), sps.PatternError, r"crow\[2\] = 1 is below"),
+    (sps.t2c_csr, lambda: bad_csr([0, 1, 2, 3], 7), sps.PatternError, "Entry 0 .* column 7"),
+    (sps.t2c_coo, lambda: bad_coo(7, True), sps.PatternError, "Entry 1 is in row 7, outside"),
+    (sps.t2c_coo, lambda: bad_coo(-10, False), sps.PatternError, "Entry 1 is in row -10, outside"),
     (sps.c2t_csr, lambda: DENSE.to_sparse_csr(), TypeError, "M is a Tensor"),
     (sps.c2t_csr, lambda: np.eye(2), TypeError, "scipy.sparse.csr_matrix"),
     (sps.c2t_csr, lambda: sp.csc_matrix(np.eye(2)), ValueError, r"format 'csc'.*tocsr\(\)"),
@@ -247,6 +263,17 @@ T2C_ERRORS = [
 def test_errors(function: Any, make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         function(make())
+
+
+def test_the_default_device_moves_nothing() -> None:
+    T = csr()
+    with torch.device("meta"):
+        back = [sps.c2t_csr(sps.t2c_csr(T)), sps.c2t_coo(sps.t2c_coo(T.to_sparse_coo()))]
+        M = sps.SparseMatrix.from_torch(T)
+        back += [M.to_torch(), M.to_torch(torch.sparse_coo), M.to_dense()]
+        assert M.to_scipy().shape == (3, 3)
+    for B in back:
+        assert torch.equal(B.to_dense(), T.to_dense())
 
 
 def test_indices_out_of_range() -> None:

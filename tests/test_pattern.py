@@ -101,6 +101,32 @@ def test_unchecked_coo_is_refused():
             sps.solve(T, torch.ones(2))
 
 
+def test_uncoalesced_coo_with_wrong_indices_is_refused():
+    for index, place in (([[0, 9], [0, 1]], "row 9"), ([[0, 1], [0, -10]], "column -10")):
+        T = torch.sparse_coo_tensor(torch.tensor(index), torch.ones(2), (2, 2), check_invariants=False)
+        with pytest.raises(sps.PatternError, match=f"Entry 1 is in {place}, outside"):
+            sps.SparseMatrix.from_torch(T)
+
+
+def test_coo_called_coalesced_in_any_order():
+    index, shape = torch.tensor([[2, 0, 2, 1, 0], [0, 1, 0, 2, 0]]), (3, 3)
+    values = torch.arange(1.0, 6.0, dtype=F64)
+    expected = torch.zeros(3, 3, dtype=F64).index_put(tuple(index), values, accumulate=True)
+    x = torch.tensor([1.0, 2.0, 3.0], dtype=F64)
+
+    def product(v):
+        T = torch.sparse_coo_tensor(index, v, shape, is_coalesced=True)
+        return sps.SparseMatrix.from_torch(T) @ x
+
+    torch.testing.assert_close(product(values), expected @ x)
+    leaf = values.clone().requires_grad_()
+    product(leaf)[2].backward()
+    assert leaf.grad.tolist() == [1.0, 0.0, 1.0, 0.0, 0.0]
+    T = torch.sparse_coo_tensor(index, values, shape, is_coalesced=True).requires_grad_()
+    (sps.SparseMatrix.from_torch(T) @ x)[2].backward()
+    assert T.grad.to_dense()[2].tolist() == [1.0, 0.0, 0.0]
+
+
 def test_batched_patterns_say_what_to_do():
     values, pattern = SYSTEMS["banded"](F64)
     cols, vs = pattern.col.expand(3, -1).clone(), values.expand(3, -1)

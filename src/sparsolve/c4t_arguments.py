@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from .backends.scipy_iterative import METHODS
 from .compressed import dense_dimensions
 from .errors import sentence
 from .operands import DTYPES
+from .pattern import check_entries, check_places
 
 __all__ = ["DIRECT", "OWN_NAMES", "Selection", "checked_options", "require_known", "require_matrix", "require_rhs"]
 
@@ -106,8 +108,9 @@ def checked_options(
     if not any(s in METHODS for s in selections if isinstance(s, str)):
         return {}
     numbers = {"rtol": _tolerance(kwargs), "atol": _number("atol", kwargs.get("atol"))}
+    _require_callback(kwargs.get("callback"))
     counts = {"maxiter": _count("maxiter", kwargs, 0), "restart": _count("restart", kwargs, 1)}
-    return {**numbers, **counts, "M": _shaped(A, kwargs.get("M")), "x0": _guess(A, B, kwargs.get("x0"))}
+    return {**numbers, **counts, "M": _operator(A, B, kwargs.get("M")), "x0": _guess(A, B, kwargs.get("x0"))}
 
 
 def _require_dtype(name: str, t: Tensor) -> None:
@@ -154,7 +157,12 @@ def _tolerance(kwargs: Mapping[str, Any]) -> float | None:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            sentence(f"{name} is {value!r}; a tolerance is a number, at least 0.", remedy=f"Use {name}=1e-8, say.")
+        ) from error
     if not number >= 0:
         raise ValueError(
             sentence(f"{name} is {number}; a tolerance is at least 0.", "A sign or a NaN.", f"Use {name}=1e-8, say.")
@@ -166,26 +174,75 @@ def _count(name: str, kwargs: Mapping[str, Any], least: int) -> int | None:
     value = kwargs.get(name)
     if value is None:
         return None
-    if int(value) != value or value < least:
+    try:
+        whole = int(value) == value
+    except (TypeError, ValueError, OverflowError):  # no number, NaN, Inf
+        whole = False
+    if not whole or value < least:
         raise ValueError(
             sentence(
-                f"{name} is {value}; it counts, so it is a whole number and at least {least}.",
+                f"{name} is {value!r}; it counts, so it is a whole number and at least {least}.",
                 remedy="None is SciPy's default.",
             )
         )
     return int(value)
 
 
-def _shaped(A: Tensor, M: Any) -> Any:
-    if M is not None and tuple(getattr(M, "shape", ())) != tuple(A.shape):
+def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
+    """M, if it can be applied to a vector of these systems."""
+    if M is None:
+        return None
+    wrap = "Wrap it: scipy.sparse.linalg.LinearOperator(A.shape, matvec=..., rmatvec=...)."
+    if tuple(getattr(M, "shape", ())) != tuple(A.shape):
         raise ValueError(
             sentence(
                 f"M has shape {getattr(M, 'shape', None)}; it approximates the inverse of A, so {tuple(A.shape)} is needed.",
                 "A function or a factorization object in place of an operator, perhaps.",
-                "Wrap it: scipy.sparse.linalg.LinearOperator(A.shape, matvec=..., rmatvec=...).",
+                wrap,
             )
         )
+    if not (isinstance(M, (Tensor, np.ndarray)) or sp.issparse(M) or hasattr(M, "matvec")):
+        raise TypeError(
+            sentence(
+                f"M is a {type(M).__name__}, which has a shape but is no operator.",
+                "A factorization such as that of spilu, perhaps.",
+                wrap.replace("...", "M.solve", 1),
+            )
+        )
+    if _is_complex(M) and not (A.is_complex() or B.is_complex()):
+        raise ValueError(
+            sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
+        )
+    if isinstance(M, Tensor):
+        _require_entries(M)
     return M
+
+
+def _is_complex(M: Any) -> bool:
+    if isinstance(M, Tensor):
+        return M.is_complex()
+    return getattr(getattr(M, "dtype", None), "kind", "") == "c"
+
+
+def _require_entries(M: Tensor) -> None:
+    """Conversions of torch take the indices as right, and write outside of their memory where they are not."""
+    if M.layout is torch.sparse_coo:
+        places = M.detach()._indices()
+        check_places(places[0], places[1], M.shape)
+    elif M.layout is torch.sparse_csr:
+        check_entries(M.crow_indices(), M.col_indices(), (M.shape[0], M.shape[1]))
+    elif M.layout is torch.sparse_csc:
+        check_entries(M.ccol_indices(), M.row_indices(), (M.shape[1], M.shape[0]))
+
+
+def _require_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            sentence(
+                f"callback is a {type(callback).__name__}; it is called with x after each step.",
+                remedy="Give a function of one argument.",
+            )
+        )
 
 
 def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:

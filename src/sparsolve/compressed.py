@@ -25,7 +25,9 @@ def require_sparse(T: Tensor) -> None:
         raise TypeError(
             sentence(
                 f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
-                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero.",
+                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero."
+                if isinstance(T, Tensor)
+                else "A SciPy matrix is sparsolve.c2t_csr(A.tocsr()) as a tensor.",
             )
         )
     dense = dense_dimensions(T)
@@ -85,7 +87,7 @@ class _Compressed(torch.autograd.Function):
     ) -> Tensor:
         ctx.outer, ctx.plain, ctx.layout = outer, plain, layout
         make = torch.sparse_csr_tensor if layout is torch.sparse_csr else torch.sparse_csc_tensor
-        return make(outer, plain, values.detach(), shape, check_invariants=False)
+        return make(outer, plain, values.detach(), shape, device=values.device, check_invariants=False)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -20,7 +20,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .errors import BackendUnavailableError, sentence
+from .errors import BackendUnavailableError, PatternError, sentence
+from .pattern import check_entries, check_form, check_places
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 
@@ -40,6 +41,7 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     Raises:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
+        PatternError: indices that do not describe a matrix.
         BackendUnavailableError: a tensor on another device.
 
     >>> import torch, sparsolve as sps
@@ -49,7 +51,11 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     """
     _require_tensor(T, torch.sparse_csr, "to_sparse_csr")
     T = T.detach()
-    M = _filled(T.shape, _lent(T.values()), _lent(T.col_indices()), _lent(T.crow_indices()))
+    crow, col, values = T.crow_indices(), T.col_indices(), T.values()
+    check_form(crow, col, (T.shape[0], T.shape[1]))
+    check_entries(crow, col, (T.shape[0], T.shape[1]))
+    _require_as_many(values, col)
+    M = _filled(T.shape, _lent(values), _lent(col), _lent(crow))
     if M.has_canonical_format:  # looks at the entries, and sets SciPy's flags
         return M
     return _filled(T.shape, *(np.array(a) for a in (M.data, M.indices, M.indptr)))
@@ -70,6 +76,7 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     Raises:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
+        PatternError: an entry outside of the matrix.
         BackendUnavailableError: a tensor on another device.
 
     >>> import torch, sparsolve as sps
@@ -79,6 +86,9 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     """
     _require_tensor(T, torch.sparse_coo, "to_sparse")
     T = T.detach()
+    places = T._indices()
+    check_places(places[0], places[1], T.shape)  # before coalesce(), which takes them as right
+    _require_as_many(T._values(), places[0])
     if not T.is_coalesced():
         warnings.warn(
             sentence(
@@ -130,7 +140,7 @@ def c2t_csr(M: Any) -> Tensor:
         indptr = np.searchsorted(row, np.arange(M.shape[0] + 1)).astype(M.indptr.dtype)
     index = np.result_type(indptr, indices)
     parts = _tensor(indptr.astype(index, copy=False)), _tensor(indices.astype(index, copy=False)), _tensor(data)
-    return _checked(lambda: torch.sparse_csr_tensor(*parts, size=M.shape, check_invariants=True))
+    return _checked(lambda: torch.sparse_csr_tensor(*parts, size=M.shape, device="cpu", check_invariants=True))
 
 
 def c2t_coo(M: Any) -> Tensor:
@@ -159,7 +169,11 @@ def c2t_coo(M: Any) -> Tensor:
     if not _fresh(row, col).all():
         row, col, data = _summed(row, col, data)
     indices, values = torch.from_numpy(np.stack([row, col]).astype(np.int64, copy=False)), _tensor(data)
-    return _checked(lambda: torch.sparse_coo_tensor(indices, values, M.shape, check_invariants=True, is_coalesced=True))
+    return _checked(
+        lambda: torch.sparse_coo_tensor(
+            indices, values, M.shape, device="cpu", check_invariants=True, is_coalesced=True
+        )
+    )
 
 
 def _require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
@@ -191,6 +205,11 @@ def _require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
                 "Use T.cpu().",
             )
         )
+
+
+def _require_as_many(values: Tensor, indices: Tensor) -> None:
+    if values.shape[0] != indices.shape[0]:
+        raise PatternError(sentence(f"T has {values.shape[0]} values for {indices.shape[0]} entries."))
 
 
 def _require_matrix(M: Any, format: str) -> None:

@@ -13,8 +13,8 @@ from . import calculus
 from .compressed import compressed, parts, require_sparse
 from .convert import t2c_csr
 from .errors import sentence
-from .operands import plan
-from .pattern import Pattern, pointers, unchecked
+from .operands import plan, require_pattern
+from .pattern import Pattern, check_places, pointers, unchecked
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -57,6 +57,7 @@ class SparseMatrix:
             T: a 2-D sparse tensor.
 
         Raises:
+            PatternError: an entry of an uncoalesced tensor is outside of the matrix. All else is checked by the first solve.
             TypeError: another layout, or dense or batch dimensions.
 
         >>> import torch, sparsolve as sps
@@ -66,9 +67,7 @@ class SparseMatrix:
         require_sparse(T)
         shape = (T.shape[0], T.shape[1])
         if T.layout is torch.sparse_coo:
-            T = T.coalesce()
-            row, col = T.indices().unbind()
-            return cls(T.values(), unchecked(pointers(row.contiguous(), shape[0]), col.contiguous(), shape))
+            return cls(*_of_coo(T, shape))
         values, outer, plain = parts(T)
         if T.layout is torch.sparse_csr:
             return cls(values, unchecked(outer, plain, shape))
@@ -93,7 +92,9 @@ class SparseMatrix:
                 )
             )
         indices = torch.stack([self.pattern.rows(), self.pattern.col])
-        coo = torch.sparse_coo_tensor(indices, self.values, self.shape, check_invariants=True).coalesce()
+        coo = torch.sparse_coo_tensor(
+            indices, self.values, self.shape, device=self.device, check_invariants=True
+        ).coalesce()
         if layout is torch.sparse_coo:
             return coo
         if layout is not torch.sparse_csr:
@@ -119,7 +120,7 @@ class SparseMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """`(rows, columns)`, without batch dimensions."""
-        return self.pattern.shape
+        return require_pattern(self.pattern).shape
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,6 +158,28 @@ def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
     return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
 
 
+def _of_coo(T: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Pattern]:
+    """Values and pattern of a COO tensor; one that is called coalesced and is not loses the name, and is coalesced."""
+    named = T.is_coalesced()
+    if not named or not _canonical(T.indices()):
+        row, col = T._indices().unbind()
+        check_places(row, col, shape)  # before coalesce(), which takes them as right
+        T = (T.t().t() if named else T).coalesce()
+    row, col = T.indices().unbind()
+    return T.values(), unchecked(pointers(row.contiguous(), shape[0]), col.contiguous(), shape)
+
+
+def _canonical(indices: Tensor) -> bool:
+    """Whether each entry comes after the one before it in row-major order; taken to be so where that cannot be read."""
+    if torch.compiler.is_compiling():
+        return True
+    (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
+    try:
+        return bool(((row > before) | ((row == before) & (col > left))).all())
+    except RuntimeError:
+        return True
+
+
 def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
     return (A.values,), A.pattern
 
@@ -176,7 +199,7 @@ def _pattern_to_json(pattern: Pattern) -> Any:
 
 def _pattern_from_json(data: Any) -> Pattern:
     dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
-    crow, col = (torch.tensor(a, dtype=dtype) for a in data[1:3])
+    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
     return Pattern(crow, col, tuple(data[3]))
 
 

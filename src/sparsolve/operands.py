@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern
 
-__all__ = ["plan"]
+__all__ = ["plan", "require_pattern"]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -46,6 +46,19 @@ def plan(
         common = torch.broadcast_shapes(batch, own)
         values, b = values.expand(*common, values.shape[-1]), b.expand(*common, *b.shape[-2:])
     return values, b, (_column if vector else _same), vector
+
+
+def require_pattern(pattern: Pattern) -> Pattern:
+    """Refuse what is not a `Pattern`."""
+    if not isinstance(pattern, Pattern):
+        raise TypeError(
+            sentence(
+                f"A's pattern is a {type(pattern).__name__}; a sparsolve.Pattern is needed.",
+                "Swapped arguments, perhaps.",
+                "Use SparseMatrix(values, pattern).",
+            )
+        )
+    return pattern
 
 
 def _same(x: Tensor) -> Tensor:

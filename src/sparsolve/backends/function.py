@@ -40,13 +40,14 @@ class FunctionFactor:
         A = self._structure.csc(self._values)
         A = A.conj().T.tocsr(copy=True) if adjoint else A.tocsr(copy=True)
         A.sort_indices()
-        x = np.asarray(call(A, b.copy()))
         name = getattr(call, "__name__", type(call).__name__)
-        if x.size != b.size:
+        x = _array(call(A, b.copy()), name)
+        if x.shape != b.shape and {x.shape, b.shape} != {(len(b),), (len(b), 1)}:
             raise SolveError(
                 sentence(
                     f"The solver {name!r} returned an array of shape {x.shape} for a right-hand side of shape {b.shape}.",
-                    remedy="It must return x of the shape of b.",
+                    "A transposed x, perhaps.",
+                    "It must return x of the shape of b.",
                 )
             )
         if np.iscomplexobj(x) and not np.iscomplexobj(b):
@@ -60,3 +61,34 @@ class FunctionFactor:
                 )
             )
         return x.reshape(b.shape).astype(b.dtype, copy=False)
+
+
+def _array(x: Any, name: str) -> Any:
+    """What the callable returned, as an array of numbers."""
+    if isinstance(x, tuple):
+        raise SolveError(
+            sentence(
+                f"The solver {name!r} returned a tuple of {len(x)}.",
+                "SciPy's iterative functions return (x, info).",
+                "Return x only: check info in a function of your own, or name the method (sparsolve.CG() and its like).",
+            )
+        )
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SolveError(
+            sentence(
+                f"The solver {name!r} returned a {type(x).__name__} that is no NumPy array: {error}",
+                "A tensor that requires a gradient, or that is on another device, perhaps.",
+                "Return x.detach().cpu(); derivatives do not go through the solver.",
+            )
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise SolveError(
+            sentence(
+                f"The solver {name!r} returned a {type(x).__name__}, an array of {array.dtype}.",
+                "It has no return statement, or returns an object that holds x.",
+                "It must return x, an array of numbers of the shape of b.",
+            )
+        )
+    return array
