@@ -377,12 +377,30 @@ def test_callable_solver(shape, adjoint, dtype):
         (lambda rhs: rhs[:-1], "returned an array of shape"),
         (lambda rhs: rhs * 1j, "returned complex numbers"),
         (lambda rhs: rhs * np.nan, "returned NaN or Inf"),
+        (lambda rhs: (rhs, 0), r"returned a tuple of 2.*Return x only"),
+        (lambda rhs: None, "returned a NoneType, an array of object.*no return statement"),
+        (lambda rhs: torch.ones(20, requires_grad=True), r"returned a Tensor that is no NumPy array.*detach"),
+        (lambda rhs: rhs[None, :], r"returned an array of shape \(1, 20\) .* \(20,\)"),
     ],
 )
 def test_callable_solver_that_misbehaves(answer, message):
     values, pattern = SYSTEMS["banded"](F64)
     with pytest.raises(sps.SolveError, match=message):
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(20, dtype=F64), lambda matrix, rhs: answer(rhs))
+
+
+def test_callable_solver_shapes():
+    values, pattern = SYSTEMS["banded"](F64)
+    A, B = sps.SparseMatrix(values, pattern), torch.randn(20, 3, dtype=F64)
+    direct = lambda matrix, rhs: sla.spsolve(matrix.tocsc(), rhs)  # noqa: E731
+    with pytest.raises(sps.SolveError, match=r"shape \(3, 20\) .* \(20, 3\).*transposed"):
+        sps.solve(A, B, lambda matrix, rhs: direct(matrix, rhs).T)
+    column, vector = B[:, :1], B[:, 0]
+    torch.testing.assert_close(sps.solve(A, column, direct), sps.solve(A, column))  # spsolve returns (20,)
+    as_column = lambda matrix, rhs: direct(matrix, rhs)[:, None]  # noqa: E731
+    torch.testing.assert_close(sps.solve(A, vector, as_column), sps.solve(A, vector))
+    with pytest.raises(sps.SolveError, match="'cg' returned a tuple"):
+        sps.solve(A, vector, sla.cg)
 
 
 # ---- what is refused
@@ -405,9 +423,15 @@ def test_layouts_and_types_that_are_refused():
         sps.solve(A.to_dense(), b)
     with pytest.raises(TypeError, match=r"A is a ndarray"):
         sps.solve(A.to_dense().numpy(), b)
+    with pytest.raises(TypeError, match=r"A is a csr_matrix.*c2t_csr"):
+        sps.solve(A.to_scipy(), b)
+    for swapped in (sps.SparseMatrix(pattern, values), sps.SparseMatrix(values, None)):
+        for call in (sps.solve, sps.matmul):
+            with pytest.raises(TypeError, match=r"A's pattern is a .*SparseMatrix\(values, pattern\)"):
+                call(swapped, b)
     with pytest.raises(TypeError, match=r"b must be dense"):
         sps.solve(A, torch.eye(20, dtype=F64).to_sparse())
-    with pytest.raises(TypeError, match=r"b must be a torch.Tensor, not a float"):
+    with pytest.raises(TypeError, match=r"not of float"):
         sps.solve(A, [1.0, 2.0])
     with pytest.raises(TypeError, match=r"A has shape \(2, 20, 20\).*SparseMatrix"):
         sps.solve(torch.ones(2, 20, 20).to_sparse(), b)
@@ -496,3 +520,50 @@ def test_denormal_right_hand_side(scale):
     b = scale * torch.randn(20)
     x = sps.solve(sps.SparseMatrix(values, pattern), b)
     torch.testing.assert_close(x, oracle.solve(values.double(), pattern, b.double()).float(), rtol=1e-3, atol=1e-44)
+
+
+# ---- one bad column, extreme sizes, wrong operands
+
+
+def _small() -> sps.SparseMatrix:
+    pattern = sps.Pattern(torch.tensor([0, 2, 4, 6]), torch.tensor([0, 1, 1, 2, 0, 2]), (3, 3))
+    return sps.SparseMatrix(torch.tensor([4.0, 1, 3, 2, 1, 5], dtype=torch.float64), pattern)
+
+
+def test_one_bad_right_hand_side_does_not_take_the_others_along():
+    A, b = _small(), torch.ones(3, dtype=torch.float64)
+    B = torch.stack([b, b * float("nan"), 2 * b])
+    x, info = torch.vmap(lambda b: sps.solve_with_info(A, b))(B)
+    assert info.status.tolist() == [sps.Status.CONVERGED, sps.Status.BREAKDOWN, sps.Status.CONVERGED]
+    torch.testing.assert_close(x[::2], sps.solve(A, B[::2].mT).mT)
+    assert x[1].isnan().all()
+
+
+@pytest.mark.parametrize("size", [1e-25, 1.0, 1e25, 1e37])
+def test_the_residual_reported_does_not_overflow(size: float):
+    A = _small()
+    single = sps.SparseMatrix(A.values.float(), A.pattern)
+    b = torch.ones(3) * size
+    assert sps.solve_with_info(single, b).info.residual < 1e-6
+    wrong = sps.solve_with_info(single, b, lambda matrix, rhs: 0.5 * rhs).info.residual
+    torch.testing.assert_close(wrong, ((A @ torch.ones(3).double() * 0.5 - 1).norm() / 3**0.5), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda A, b: sps.solve(A, None), "not of NoneType"),
+        (lambda A, b: sps.solve(A, [b, None]), "not of NoneType"),
+        (lambda A, b: sps.solve(A, {"a": A}), "not of SparseMatrix"),
+        (lambda A, b: sps.matmul(A, A), "not of SparseMatrix"),
+        (lambda A, b: sps.solve(A, [1.0]), "not of float"),
+        (lambda A, b: sps.solve(A, b, sps.LU), "the class LU"),
+    ],
+)
+def test_operands_that_are_no_tensors(call, match: str):
+    with pytest.raises(TypeError, match=match):
+        call(_small(), torch.ones(3, dtype=torch.float64))
+
+
+def test_a_tree_without_leaves():
+    assert sps.solve(_small(), []) == []

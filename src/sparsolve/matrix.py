@@ -113,7 +113,7 @@ class SparseMatrix:
     @property
     def mH(self) -> SparseMatrix:
         """The adjoint `Aᴴ`, differentiably."""
-        pattern, order = self.pattern.adjoint()
+        pattern, order = require_pattern(self.pattern).adjoint()
         values = self.values[..., order]
         return SparseMatrix(values.conj() if values.is_complex() else values, pattern)
 
