@@ -567,3 +567,23 @@ def test_operands_that_are_no_tensors(call, match: str):
 
 def test_a_tree_without_leaves():
     assert sps.solve(_small(), []) == []
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast(compiled: bool):
+    """What a linear layer returns is half there; the solve is not."""
+    A, layer = _small(), torch.nn.Linear(3, 3)
+    single = sps.SparseMatrix(A.values.float(), A.pattern)
+
+    def f(t):
+        return sps.solve(single, layer(t))
+
+    f = torch.compile(f, fullgraph=True, backend="aot_eager") if compiled else f
+    t = torch.ones(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = f(t)
+        assert layer(t).dtype == torch.bfloat16
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(single @ x, layer(t), rtol=2e-2, atol=2e-2)
+    x.sum().backward()
+    assert layer.weight.grad.isfinite().all()

@@ -223,9 +223,8 @@ def _require_matrix(M: Any, format: str) -> None:
     if M.format != format:
         raise ValueError(
             sentence(
-                f"M has format {M.format!r}; {format!r} is needed.",
-                "The function's name ends in the format that it takes.",
-                f"Use M.to{format}().",
+                f"M has format {M.format!r}; {format!r} is needed, as the function's name says.",
+                remedy=f"Use M.to{format}().",
             )
         )
     if len(M.shape) != 2:
@@ -275,9 +274,9 @@ def _tensor(a: Any) -> Tensor:
     if not a.flags.writeable and isinstance(root, np.ndarray) and isinstance(root.base, Tensor):
         lent = a.ctypes.data == root.ctypes.data and a.shape == root.shape and a.strides == root.strides
         if lent and a.dtype == root.dtype:
-            return torch.from_numpy(root)
+            return _unit_stride(torch.from_numpy(root))
     try:
-        return torch.from_numpy(np.array(a, dtype=a.dtype.newbyteorder("=")))
+        return _unit_stride(torch.from_numpy(np.array(a, dtype=a.dtype.newbyteorder("="))))
     except TypeError as error:
         raise TypeError(
             sentence(f"M has dtype {a.dtype}, which torch does not have.", remedy="Use M.astype(numpy.float64).")
@@ -295,3 +294,7 @@ def _checked(make: Callable[[], Tensor]) -> Tensor:
                 "M.check_format() looks at them in SciPy (CSR).",
             )
         ) from error
+
+
+def _unit_stride(t: Tensor) -> Tensor:
+    return t if t.stride() == (1,) else t.clone(memory_format=torch.contiguous_format)  # torch 2.11 insists

@@ -29,6 +29,7 @@ def plan(
         TypeError: not tensors, not dense, or a dtype without a solver.
         ValueError: shapes or devices that do not fit.
     """
+    values, b = _uncast(values), _uncast(b)
     dtype = _dtype(values, pattern, b)
     _fit(values, pattern, b, rows)
     vector = b.dim() == 1
@@ -59,6 +60,12 @@ def require_pattern(pattern: Pattern) -> Pattern:
             )
         )
     return pattern
+
+
+def _uncast(t: Tensor) -> Tensor:
+    """Inside torch.autocast a half tensor is float32 again, as for torch.linalg: it was not the user who asked for half."""
+    half = isinstance(t, Tensor) and t.dtype in (torch.float16, torch.bfloat16)
+    return t.float() if half and torch.is_autocast_enabled(t.device.type) else t
 
 
 def _same(x: Tensor) -> Tensor:
