@@ -228,9 +228,7 @@ def _require_matrix(M: Any, format: str) -> None:
             )
         )
     if len(M.shape) != 2:
-        raise ValueError(
-            sentence(f"M has shape {M.shape}; it must be 2-D.", "A 1-D sparse array, perhaps.", "Use M.reshape(1, -1).")
-        )
+        raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
 
 
 def _lent(t: Tensor) -> Any:
