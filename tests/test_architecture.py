@@ -35,6 +35,7 @@ ORDER = [
     "backends.host",
     "backends.diagnosis",
     "backends.conditioning",
+    "backends.ordering",
     "backends.preconditioners",
     "backends.*",  # one solver each; they do not import one another
     "ops",

@@ -515,3 +515,21 @@ def test_a_child_forked_while_a_thread_factorizes_is_not_stuck():
 def test_the_limit_is_a_whole_number(limit):
     with pytest.raises(TypeError):
         sps.set_memo_limit(limit)
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", ["Poisson 2-D", "convection-diffusion", "saddle point", "duplicates", "permuted"])
+def test_new_values_on_an_old_pattern_use_its_ordering(name, dtype, monkeypatch):
+    """Only the first factorization looks for one; the others are right all the same, for A and for its adjoint."""
+    values, pattern = SYSTEMS[name](dtype)
+    found, true = [], sla.splu
+    monkeypatch.setattr(sla, "splu", lambda *a, **k: found.append(k["permc_spec"]) or true(*a, **k))
+    B = torch.randn(pattern.shape[0], 20, dtype=dtype)
+    for scale in (1.0, 2.0, 3.0):
+        v = values * (scale + 0.1 * torch.rand(values.shape, dtype=F64))
+        for adjoint in (False, True):
+            for b in (B, B[:, 0]):
+                x = sps.solve(sps.SparseMatrix(v, pattern), b, adjoint=adjoint)
+                torch.testing.assert_close(x, oracle.solve(v, pattern, b, adjoint), rtol=1e-7, atol=1e-7)
+    assert found[0] != "NATURAL"
+    assert found[1:] == ["NATURAL", "NATURAL"]

@@ -80,6 +80,7 @@ class Structure:
         csc_indices: its rows, sorted, int32.
         diagonal: positions of diagonal entries in the canonical matrix.
         empty: whether some row or column has no entry at all.
+        orderings: what a solver has found out about the pattern, for its next factorization.
         signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
     """
 
@@ -111,6 +112,7 @@ class Structure:
         self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 
+        self.orderings: dict[Any, Any] = {}
         self._csc = sp.csc_matrix(
             (np.broadcast_to(0.0, self.csc_indices.size), self.csc_indices, self.csc_indptr), shape=shape
         )
@@ -125,8 +127,8 @@ class Structure:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays held."""
-        return sum(a.nbytes for a in self._arrays())
+        """Bytes of the arrays held, and of an ordering."""
+        return sum(int(a.nbytes) for a in self._arrays()) + 12 * int(self.indices.size)
 
     def canonical(self, values: Any) -> Any:
         """`(nnz of the canonical matrix,)`: values in compressed-column order, duplicates added up."""

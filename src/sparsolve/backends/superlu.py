@@ -18,6 +18,7 @@ from . import Outcome
 from .conditioning import condition
 from .diagnosis import not_finite, singular
 from .host import Structure
+from .ordering import Ordering, Reordered
 
 __all__ = ["SuperLUFactor", "factorize"]
 
@@ -89,7 +90,7 @@ class SuperLUFactor:
         """Factorize; where the strategy of choice fails or cannot be believed, the safe one decides."""
         A, eps = self._A[False], float(self._limits.eps)
         try:
-            lu = sla.splu(A, **(_PARTIAL_PIVOTING if self._safe else _SYMMETRIC))
+            lu = self._decomposed(A)
             found, fact = (
                 condition(A, lu, self._rows, self._structure.signs, eps),
                 "LU found A singular to working precision.",
@@ -103,6 +104,16 @@ class SuperLUFactor:
         else:
             self._safe = True
             self._factorize()
+
+    def _decomposed(self, A: Any) -> Any:
+        """SuperLU's factorization; with the ordering that an earlier one on this pattern found, if there was one."""
+        options = _PARTIAL_PIVOTING if self._safe else _SYMMETRIC
+        known = self._structure.orderings.get(self._safe)
+        if known is not None:
+            return Reordered(sla.splu(known.matrix(A.data), **{**options, "permc_spec": "NATURAL"}), known)
+        lu = sla.splu(A, **options)
+        self._structure.orderings[self._safe] = Ordering(A, lu.perm_c, symmetric=not self._safe)
+        return lu
 
     def _refined(self, b: Any, adjoint: bool) -> Any:
         """Solve, and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
