@@ -335,3 +335,18 @@ def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_
 def test_a_ticket_of_another_process_is_refused() -> None:
     with pytest.raises(sps.SolveError, match="not in this process's table"):
         decode("function:0123456789abcdef:1")
+
+
+def test_a_graph_keeps_the_callables_that_its_gradient_needs() -> None:
+    """Many more of them than the table holds, each with a number of its own."""
+    n = 1100
+    pattern = sps.Pattern(torch.arange(3), torch.arange(2), (2, 2))
+    A = sps.SparseMatrix(torch.tensor([2.0, 4.0]).double(), pattern)
+    b = torch.ones(2, dtype=torch.float64, requires_grad=True)
+
+    def solver(k: float) -> Any:
+        return lambda matrix, rhs: k * rhs / matrix.diagonal()
+
+    total = sum(sps.solve(A, b, solver(float(k))) for k in range(n)).sum()
+    (gradient,) = torch.autograd.grad(total, b)
+    torch.testing.assert_close(gradient, n * (n - 1) / 2 / torch.tensor([2.0, 4.0]).double())

@@ -37,6 +37,8 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
+from .solvers import hold, restore
+
 __all__ = ["attach", "outside_transforms"]
 
 Rule = Callable[..., Any]
@@ -82,6 +84,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(*rest)
     tensors = [*inputs, first]
     ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
+    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # callables that the backward will ask for
     saved = [a for a in tensors if isinstance(a, Tensor)]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
@@ -89,6 +92,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
     """The inputs and the first output, as `_save` kept them."""
+    for held in ctx.held:
+        restore(held)
     tensors = iter(ctx.saved_tensors)
     everything = [next(tensors) if constant is None else constant[0] for constant in ctx.constants]
     if primal:

@@ -175,6 +175,21 @@ def _redeem(key: str) -> Function:
         return function
 
 
+def hold(key: str) -> tuple[str, Function] | None:
+    """What makes a ticket good again after it has left the table, for whoever will use it later; None for a record."""
+    return (key, _redeem(key)) if key.startswith("function:") else None
+
+
+def restore(held: tuple[str, Function] | None) -> None:
+    """Enter what `hold` returned in the table again, if it is not there."""
+    if held is None:
+        return
+    key, function = held
+    with _lock:
+        if _FUNCTIONS.setdefault(key, function) is function:
+            _TICKETS.setdefault(function, key)
+
+
 @lru_cache(maxsize=256)
 def _parse(key: str) -> Solver:
     """Read `Name(field=literal, ...)`, where a literal may be such a record again."""
