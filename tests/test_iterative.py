@@ -169,6 +169,15 @@ def test_the_batch_index_of_a_failure() -> None:
         sps.solve(sps.SparseMatrix(batch, pattern), torch.randn(30, dtype=torch.float64), sps.CG(maxiter=2))
 
 
+def test_a_breakdown_is_not_called_maxiter() -> None:
+    """p = b = (1, 1) and pᴴ A p = 0 in the first step of CG."""
+    pattern = sps.Pattern(torch.arange(3), torch.arange(2), (2, 2))
+    A = sps.SparseMatrix(torch.tensor([1.0, -1.0]).double(), pattern)
+    info = sps.solve_with_info(A, torch.ones(2).double(), sps.CG()).info
+    assert info.status == sps.Status.BREAKDOWN
+    assert info.iterations < 20
+
+
 @pytest.mark.parametrize("consistent", [True, False])
 def test_singular_systems(consistent: bool) -> None:
     """CG and MINRES solve a consistent one, and refuse the other."""
@@ -194,6 +203,7 @@ def test_methods_outside_of_their_class_are_never_believed() -> None:
     for M, rhs, solver in ((A, b, sps.MINRES()), (indefinite, torch.ones(2).double(), sps.CG())):
         x, info = sps.solve_with_info(M, rhs, solver)
         wrong = (M @ x - rhs).norm() > 1e-6
+        assert info.status != sps.Status.BREAKDOWN or info.iterations < 10 * len(rhs)
         assert (info.status == sps.Status.CONVERGED) != wrong
 
 

@@ -30,19 +30,17 @@ def sparse_solve_c4t(
         B: `(n,)`, or `(n, k)`, dense; the same dtypes.
         solve: None or `"spsolve"` (direct, one factorization, kept for later calls and derivatives); `"cg"` (Hermitian positive
             definite A), `"minres"` (Hermitian), `"cgs"`, `"gmres"` (any), each for one column; or a callable
-            `solve(A, b, **kwargs) -> x`, which gets a SciPy CSR matrix and b of B's shape, both of its own memory.
-        transpose_solve: the same choices for the transposed (complex: adjoint) system, which is what it is given. By default the
-            same as `solve`.
+            `solve(A, b, **kwargs) -> x`, which gets a SciPy CSR matrix and b of B's shape (`(n,)` for `(n, 1)` where the
+            other side iterates), both of its own memory.
+        transpose_solve: the same for the transposed (complex: adjoint) system, which it is given; by default as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
-            in double precision; `tol` is another name of `rtol`. atol is in B's units and holds for `A x = B`; the
-            solves of derivatives are relative to their right-hand side, however small a gradient is.
+            in double; `tol` is `rtol`. atol is in B's units, for `A x = B`; derivatives are relative to their own size.
         maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
-        M: array, sparse matrix, LinearOperator or tensor that approximates A⁻¹; cgs and gmres use its adjoint for the transposed system,
-            if it has one.
-        x0, callback: a first guess; what is called with x after each step (gmres: with the relative preconditioned residual). Both
-            belong to this call: no transposed solve sees them, nor a derivative taken after it.
-        **kwargs: a callable gets all of them; for the transposed system all but x0, callback and M, for derivatives
-            taken later all but x0 and callback. Direct methods ignore the names above.
+        M: array, sparse matrix, LinearOperator or tensor near A⁻¹; transposed, cgs and gmres use its adjoint if it has one.
+        x0, callback: a first guess; what is called with x after each step (gmres: with the relative preconditioned residual).
+            Both belong to `A x = B` alone: no solve of a derivative sees them.
+        **kwargs: a callable gets all of them; for the transposed system all but x0, callback and M, for other derivatives
+            all but x0 and callback. Direct methods ignore the names above.
 
     Returns:
         x: shape of B, dtype of A (its complex counterpart where only B is complex), device of A.
@@ -51,14 +49,13 @@ def sparse_solve_c4t(
         ConvergenceError: an iterative method ended before the inequality held, here or in a derivative.
         SingularMatrixError, SolveError: A is singular; NaN or Inf.
         TypeError: layouts, dtypes, or keyword arguments that no chosen method knows.
-        ValueError: shapes, names of methods, tolerances; several columns with an iterative method.
+        ValueError: shapes, names, tolerances; several columns with an iterative method.
 
     Transforms:
         Those of `sparsolve.solve`, for B and for the sparse tensor A; A's gradient is sparse, in its layout, on its pattern.
 
     Cost:
-        Direct: one factorization for each different A, shared with all derivatives and later calls. Iterative or callable: one solve, and
-        one transposed solve for a gradient, each on a copy of the matrix.
+        Direct: as `sparsolve.solve`. Others: a solve, and a transposed one for a gradient, each on a copy of the matrix.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [1.0, 3.0]]).to_sparse_csr().requires_grad_()

@@ -57,18 +57,20 @@ class IterativeFactor:
         if error is not None:
             raise error
         solver, M = self._solver, self._M
+        maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         found = iterate(
             type(solver).__name__.lower(),
             self._A[adjoint],
             b,
             rtol=float(np.finfo(b.dtype).eps) ** (2 / 3) if solver.rtol is None else solver.rtol,
             atol=solver.atol,
-            maxiter=10 * len(b) if solver.maxiter is None else solver.maxiter,
+            maxiter=maxiter,
             M=None if M is None else lambda r: M.apply(r, adjoint=adjoint),
             x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
         )
-        status = np.where(found.converged, Status.CONVERGED, Status.MAXITER)
+        stopped = np.where(found.iterations >= maxiter, Status.MAXITER, Status.BREAKDOWN)
+        status = np.where(found.converged, Status.CONVERGED, stopped)
         error = None if found.converged.all() else self._failure(found, b)
         return Outcome(found.x, status, found.iterations, error)
 
