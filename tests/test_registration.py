@@ -244,7 +244,7 @@ def test_the_report_has_no_derivative() -> None:
     x, report = torch.ops.sparsolve.solve(*arguments("solve", t, False, True))
     assert x.requires_grad
     assert not report.requires_grad
-    assert report.shape == (3, K)
+    assert report.shape == (4, K)
     assert (report[0] == Status.CONVERGED).all()
 
 

@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import calculus, memo, ops, registration
-from sparsolve.backends import host, superlu
+from sparsolve.backends import direct, host
 from sparsolve.compressed import _Values
 from sparsolve.operands import plan
 
@@ -335,17 +335,17 @@ def refusal() -> None:
 
 def wrong_factor() -> None:
     """Triangular solves that are a little off are refined to a right x; useless ones are an error, never an answer."""
-    v, b, substitute = _values(torch.float64), _b(torch.float64), superlu.SuperLUFactor._substitute
+    v, b, substitute = _values(torch.float64), _b(torch.float64), direct.DirectFactor._substitute
 
-    def off(self: Any, b: Any, adjoint: bool) -> Any:
-        return 1.001 * substitute(self, b, adjoint)
+    def off(self: Any, stage: Any, b: Any, adjoint: bool) -> Any:
+        return 1.001 * substitute(self, stage, b, adjoint)
 
-    def useless(self: Any, b: Any, adjoint: bool) -> Any:
+    def useless(self: Any, stage: Any, b: Any, adjoint: bool) -> Any:
         return b
 
-    with mock.patch.object(superlu.SuperLUFactor, "_substitute", off):
+    with mock.patch.object(direct.DirectFactor, "_substitute", off):
         _solved(v, _pattern(), b)
-    with mock.patch.object(superlu.SuperLUFactor, "_substitute", useless), pytest.raises(sps.SolveError):
+    with mock.patch.object(direct.DirectFactor, "_substitute", useless), pytest.raises(sps.SolveError):
         _solved(v, _pattern(), b)
 
 
@@ -520,23 +520,23 @@ MISTAKES = [
     ),
     Mistake(
         "LU solves with the transpose for the adjoint",
-        superlu.SuperLUFactor._substitute,
+        direct.DirectFactor._substitute,
         '"H" if',
         '"T" if',
         "value complex",
     ),
     Mistake(
         "LU solves with A for the adjoint",
-        superlu.SuperLUFactor._substitute,
+        direct.DirectFactor._substitute,
         '"N" if not adjoint',
         '"N" if True',
         "value real",
     ),
     Mistake(
         "columns beyond a chunk solved again",
-        superlu.SuperLUFactor._substitute,
-        "b[:, j : j + _COLUMNS]",
-        "b[:, :_COLUMNS]",
+        direct.DirectFactor._substitute,
+        "b[:, j : j + stage.columns]",
+        "b[:, : stage.columns]",
         "counts",
     ),
     Mistake(
@@ -548,12 +548,12 @@ MISTAKES = [
     ),
     Mistake(
         "residual never looked at",
-        superlu.SuperLUFactor._refined,
+        direct.DirectFactor._refined,
         "<= bound)",
         "<= np.inf)",
         "wrong_factor",
     ),
-    Mistake("condition never looked at", superlu.SuperLUFactor._factorize, "found * eps < 1.0", "True", "refusal"),
+    Mistake("condition never looked at", direct.DirectFactor._judge, "found * eps < 1.0", "True", "refusal"),
     Mistake("conjugate bit ignored", host.array, "a.conj() if conj else a", "a", "lazy_bits"),
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
     # the memo

@@ -10,14 +10,15 @@ from .errors import (
     SingularMatrixError,
     SolveError,
 )
+from .explain import Explanation, explain
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
 from .pattern import Pattern
 from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
-from .result import Info, Solution, Status
+from .result import Info, Solution, Status, Strategy
 from .solve import matmul, solve, solve_with_info
-from .solvers import LU
+from .solvers import LU, Cholesky
 
 __version__ = "0.1.0"
 
@@ -27,11 +28,13 @@ __all__ = [
     "solve_with_info",
     "matmul",
     "sparse_solve_c4t",
+    "explain",
     # the matrix
     "SparseMatrix",
     "Pattern",
     # solvers
     "LU",
+    "Cholesky",
     "CG",
     "MINRES",
     "GMRES",
@@ -52,6 +55,8 @@ __all__ = [
     "Solution",
     "Info",
     "Status",
+    "Strategy",
+    "Explanation",
     # errors
     "SolveError",
     "SingularMatrixError",

@@ -20,7 +20,7 @@ from .solvers import decode
 
 __all__ = ["REPORT"]
 
-REPORT = 3  # rows of a report: status, iterations, relative residual
+REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 
@@ -37,7 +37,7 @@ def solve(
 ) -> tuple[Tensor, Tensor]:
     """`A⁻¹ b` or `A⁻ᴴ b`: values `(*batch, nnz)`, b `(*batch, n, k)`.
 
-    With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 3, k)`; without, it is raised.
+    With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 4, k)`; without, it is raised.
     """
     on = device_module(values.device.type)
     n, k = b.shape[-2:]
@@ -61,6 +61,7 @@ def solve(
         x[i] = outcome.x
         if report:
             reports[i, 0], reports[i, 1] = outcome.status, outcome.iterations
+            reports[i, 3] = outcome.strategy
             reports[i, 2] = _residual(on, structure, vs[i], bs[i], x[i], adjoint)
     return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
 
@@ -142,7 +143,7 @@ def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     x = b * math.nan
     for j, outcome in zip(parts, each, strict=True):
         x[:, j] = outcome.x
-    return Outcome(x, [int(o.status) for o in each], [int(o.iterations) for o in each])
+    return Outcome(x, [int(o.status) for o in each], [int(o.iterations) for o in each], [o.strategy for o in each])
 
 
 def _residual(on: Any, structure: Any, values: Any, b: Any, x: Any, adjoint: bool) -> Any:

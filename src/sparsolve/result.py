@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Info", "Solution", "Status"]
+__all__ = ["Info", "Solution", "Status", "Strategy"]
 
 
 class Status(IntEnum):
@@ -25,6 +25,25 @@ class Status(IntEnum):
     BREAKDOWN = 4
 
 
+class Strategy(IntEnum):
+    """What a solve was done with; `Info.strategy` holds these as integers, and `explain(A)` says why.
+
+    >>> import sparsolve as sps
+    >>> sps.Strategy.BANDED.name
+    'BANDED'
+    """
+
+    OTHER = 0  # an iteration, a callable, or a solve that failed
+    DIAGONAL = 1
+    TRIANGULAR = 2
+    TRIDIAGONAL = 3
+    BANDED = 4
+    BANDED_CHOLESKY = 5
+    SUPERLU_SYMMETRIC = 6
+    SUPERLU = 7
+    SUPERLU_CHOLESKY = 8
+
+
 class Info(NamedTuple):
     """One number per column of `b`, as tensors, so that it goes through `vmap` and `torch.compile`.
 
@@ -32,11 +51,13 @@ class Info(NamedTuple):
         status: integers of `Status`, shape of `b` without its row dimension.
         iterations: iterations used, 0 for a direct method, same shape.
         residual: `‖b − A x‖₂ / ‖b‖₂` (0 where `b = 0` and `x = 0`), same shape, float64.
+        strategy: integers of `Strategy`, what a direct solver did, same shape.
     """
 
     status: Tensor
     iterations: Tensor
     residual: Tensor
+    strategy: Tensor
 
 
 class Solution(NamedTuple):

@@ -86,7 +86,7 @@ def solve_with_info(
         A, b, solver, adjoint, x0: as for `solve`.
 
     Returns:
-        `Solution(x, Info(status, iterations, residual))`; for a pytree `b`, `x` and `info` are pytrees of its structure. `info` has no derivatives.
+        `Solution(x, Info(status, iterations, residual, strategy))`; for a pytree `b`, `x` and `info` are pytrees of its structure. `info` has no derivatives.
 
     Raises:
         PatternError, TypeError, ValueError: as for `solve`. A failure inside a derivative is always an error.
@@ -179,8 +179,9 @@ def _solve_with_info(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0:
     start = _start(A, b, columns, x0)
     x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True, start)
     report = restore(report).detach()
-    status, iterations, residual = report.unbind(-1 if vector else -2)
-    return Solution(restore(x), Info(status.to(torch.int64), iterations.to(torch.int64), residual))
+    status, iterations, residual, strategy = report.unbind(-1 if vector else -2)
+    info = Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64))
+    return Solution(restore(x), info)
 
 
 def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Tensor | None:

@@ -19,7 +19,7 @@ import torch
 
 from .errors import SolveError, sentence
 
-__all__ = ["LU", "Solver"]
+__all__ = ["LU", "Cholesky", "Solver"]
 
 
 _RECORDS: dict[str, type[Solver]] = {}
@@ -46,17 +46,54 @@ class Solver:
 
 @dataclass(frozen=True, kw_only=True)
 class LU(Solver):
-    """Direct solve by sparse LU: `P A Q = L U`, for any square nonsingular `A`.
+    """Direct solve by LU: `P A Q = L U`, for any square nonsingular `A`.
 
-    One factorization serves `A x = b` and `Aᴴ x = b`, every right-hand side, and all derivatives. Each solution's
+    How, is chosen by the matrix: nothing to eliminate (diagonal, or triangular in some order), LAPACK for a narrow band, else
+    SuperLU, with an ordering by the diagonal; `explain(A)` says what and why. One factorization serves `A x = b` and `Aᴴ x = b`,
+    every right-hand side, and all derivatives. Each solution's
     normwise backward error `‖b − A x‖ / (‖A‖ ‖x‖ + ‖b‖)` (Higham, Accuracy and Stability of Numerical
     Algorithms, 2nd ed., section 7.1) is checked; where it is large the solution is refined, then the matrix is factorized
     again with partial pivoting, and if that does not help `SingularMatrixError` is raised.
 
-    >>> import sparsolve as sps
+    Args:
+        backend: `"entries"` (diagonal and triangular), `"lapack"` or `"superlu"`, to have that one only; by default the best that suits.
+        factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
+            every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
+
+    >>> import torch, sparsolve as sps
     >>> sps.LU()
-    LU()
+    LU(backend=None, factor_dtype=None)
+    >>> sps.solve(torch.eye(2).to_sparse(), torch.ones(2), sps.LU(backend="superlu"))
+    tensor([1., 1.])
     """
+
+    backend: str | None = None
+    factor_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.factor_dtype not in (None, torch.float32):
+            raise ValueError(
+                sentence(f"factor_dtype is {self.factor_dtype}; torch.float32, or None for A's own, is needed.")
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cholesky(Solver):
+    """Direct solve by a Cholesky factorization: `P A Pᴴ = L Lᴴ` or `L D Lᴴ`, for a Hermitian positive definite `A`.
+
+    LAPACK for a narrow band; else SuperLU with pivots from the diagonal, all of which must be positive (Sylvester's law of inertia; Golub and Van Loan,
+    Matrix Computations, 4th ed., section 8.1.5). Solutions are checked and refined as those of `LU`, and so are costs: this is `LU` for those
+    who want an indefinite matrix to be an error, `NotPositiveDefiniteError`. `A` must be Hermitian exactly.
+
+    Args:
+        backend: as for `LU`.
+
+    >>> import torch, sparsolve as sps
+    >>> sps.solve(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).to_sparse(), torch.ones(2), sps.Cholesky())
+    tensor([0.3333, 0.3333])
+    """
+
+    backend: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +232,8 @@ def _parse(key: str) -> Solver:
     """Read `Name(field=literal, ...)`, where a literal may be such a record again."""
 
     def value(node: ast.expr) -> Any:
+        if isinstance(node, ast.Attribute):  # a dtype
+            return getattr(torch, node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return _RECORDS[node.func.id](**{str(k.arg): value(k.value) for k in node.keywords})
         return ast.literal_eval(node)

@@ -23,12 +23,14 @@ class Outcome(NamedTuple):
         x: `(n, k)`; where a column failed, the best that was found, or NaN.
         status: of each column, or of all, integers of `result.Status`.
         iterations: of each column, or of all.
+        strategy: of each column, or of all, integers of `result.Strategy`.
         error: for the caller to raise, if a column failed and statuses are not wanted.
     """
 
     x: Any
     status: Any = 0
     iterations: Any = 0
+    strategy: Any = 0
     error: SolveError | None = None
 
 
@@ -44,7 +46,8 @@ class Factor(Protocol):
 _DEVICES = {"cpu": "host"}
 _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")
 _SOLVERS = {
-    ("LU", "cpu"): "superlu",
+    ("LU", "cpu"): "direct",
+    ("Cholesky", "cpu"): "direct",
     ("Function", "cpu"): "function",
     **{(method, "cpu"): "iterative" for method in _KRYLOV},
 }

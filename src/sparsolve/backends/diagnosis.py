@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.sparse.csgraph import structural_rank
 
-from ..errors import SingularMatrixError, SolveError, sentence
+from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 
-__all__ = ["not_finite", "singular"]
+__all__ = ["indefinite", "not_finite", "singular"]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:
@@ -39,6 +39,19 @@ def singular(A: Any, fact: str, condition: float | None = None) -> SolveError:
     cause, remedy = _cause(A)
     estimate = f"at least {condition:.1e}" if condition is not None and np.isfinite(condition) else None
     return SingularMatrixError(sentence(fact, cause, remedy, n=A.shape[0], dtype=A.dtype, scaled_condition=estimate))
+
+
+def indefinite(fact: str, A: Any) -> NotPositiveDefiniteError:
+    """The error of `Cholesky()` for a matrix that has no such factor."""
+    return NotPositiveDefiniteError(
+        sentence(
+            f"Cholesky needs a Hermitian positive definite A. {fact}",
+            "Rounding in the assembly (A - Aᴴ is not exactly zero), a wrong sign, or a missing boundary condition.",
+            "Use LU(), or symmetrize A and add to its diagonal.",
+            n=A.shape[0],
+            dtype=A.dtype,
+        )
+    )
 
 
 def _entry_not_finite(A: Any) -> SolveError | None:

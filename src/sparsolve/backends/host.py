@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Structure:
         csc_indices: its rows, sorted, int32.
         diagonal: positions of diagonal entries in the canonical matrix.
         empty: whether some row or column has no entry at all.
-        orderings: what a solver has found out about the pattern, for its next factorization.
+        found: what solvers have found out about the pattern, for the next factorization.
         signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
     """
 
@@ -112,7 +113,7 @@ class Structure:
         self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
         self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
 
-        self.orderings: dict[Any, Any] = {}
+        self.found: dict[Any, Any] = {}
         self._csc = sp.csc_matrix(
             (np.broadcast_to(0.0, self.csc_indices.size), self.csc_indices, self.csc_indptr), shape=shape
         )
@@ -135,9 +136,32 @@ class Structure:
         ordered = values[self.order]
         return ordered if self.starts is None else np.add.reduceat(ordered, self.starts)
 
+    @cached_property
+    def columns(self) -> Any:
+        """`(nnz of the canonical matrix,)`: the column of each entry, int32."""
+        return np.repeat(np.arange(self.shape[1], dtype=np.int32), np.diff(self.csc_indptr))
+
+    @cached_property
+    def band(self) -> tuple[int, int]:
+        """How far entries are below and above the diagonal, at most."""
+        below = self.csc_indices - self.columns
+        return max(int(below.max(initial=0)), 0), max(int(-below.min(initial=0)), 0)
+
+    @cached_property
+    def mirror(self) -> Any:
+        """Where entry `(j, i)` of the canonical matrix is, for each `(i, j)`; None for an unsymmetric pattern."""
+        places = np.arange(self.csc_indices.size, dtype=np.int32)
+        T = sp.csc_matrix((places, self.csc_indices, self.csc_indptr), shape=self.shape).T.tocsc()
+        same = np.array_equal(T.indptr, self.csc_indptr) and np.array_equal(T.indices, self.csc_indices)
+        return T.data if same else None
+
+    def filled(self, data: Any) -> Any:
+        """The canonical SciPy matrix with these entries."""
+        return _filled(self._csc, data)
+
     def csc(self, values: Any) -> Any:
         """The canonical SciPy matrix."""
-        return _filled(self._csc, self.canonical(values))
+        return self.filled(self.canonical(values))
 
     def transposed(self, csc: Any) -> Any:
         """`Aᵀ` of a canonical matrix, in the same memory."""

@@ -72,7 +72,7 @@ class IterativeFactor:
         stopped = np.where(found.iterations >= maxiter, Status.MAXITER, Status.BREAKDOWN)
         status = np.where(found.converged, Status.CONVERGED, stopped)
         error = None if found.converged.all() else self._failure(found, b)
-        return Outcome(found.x, status, found.iterations, error)
+        return Outcome(found.x, status, found.iterations, error=error)
 
     def _failure(self, found: Any, b: Any) -> ConvergenceError:
         """The error for the worst column."""

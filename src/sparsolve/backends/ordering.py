@@ -1,7 +1,7 @@
 """The ordering of a pattern, found by its first factorization and used by all others: new values pay for numbers only.
 
-Column orderings look at the pattern alone, so what the first one found holds for any values. With `q` the order,
-`A[:, q]` (or `A[q, :][:, q]` where rows follow, as SymmetricMode wants its diagonal) is factorized as it stands.
+Column orderings look at the pattern alone, so what the first one found holds for any values. `B = A[p, :][:, q]` is then
+factorized as it stands; `p` follows `q` where the diagonal is to stay on the diagonal, as SymmetricMode wants it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,29 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Ordering", "Reordered"]
+__all__ = ["Ordering", "Reordered", "SuperLUFactor"]
 
 
 class Ordering:
-    """An order of the columns of a canonical CSC pattern, and of its rows if `symmetric`.
+    """An order of the rows and columns of a canonical CSC pattern.
 
     Args:
         A: canonical matrix; its index arrays are kept, not its values.
-        perm_c: SuperLU's: column `i` of A goes to place `perm_c[i]`.
-        symmetric: whether rows go where columns go.
+        columns: `(n,)`: column `columns[j]` of A is column `j` of B.
+        rows: likewise, or None where they stay.
     """
 
-    def __init__(self, A: Any, perm_c: Any, *, symmetric: bool) -> None:
+    def __init__(self, A: Any, columns: Any, rows: Any = None) -> None:
         self._indices, self._indptr, self._shape = A.indices, A.indptr, A.shape
-        self.order = np.argsort(perm_c)
-        self.symmetric = symmetric
+        self.columns, self.rows = columns, rows
 
     @cached_property
     def _places(self) -> Any:
         """The reordered matrix with the place of each entry in A as its value; made when it is first wanted."""
         places = np.arange(len(self._indices))
-        entries = sp.csc_matrix((places, self._indices, self._indptr), shape=self._shape)[:, self.order]
-        if self.symmetric:
-            entries = entries[self.order, :]
+        entries = sp.csc_matrix((places, self._indices, self._indptr), shape=self._shape)[:, self.columns]
+        if self.rows is not None:
+            entries = entries[self.rows, :]
         entries.sort_indices()
         entries.has_canonical_format = True
         return entries
@@ -49,18 +48,33 @@ class Ordering:
 
 
 class Reordered:
-    """The factorization of a reordered matrix as one of the matrix itself."""
+    """A decomposition of `B = A[p, :][:, q]` as one of A: `A x = b` is `B x[q] = b[p]`, `Aᵀ x = b` is `Bᵀ x[p] = b[q]`."""
 
     def __init__(self, lu: Any, ordering: Ordering) -> None:
         self._lu, self._ordering = lu, ordering
         self.nnz = lu.nnz
 
     def solve(self, b: Any, trans: str = "N") -> Any:
-        """`A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`: rows are in order where they follow the columns, or where the columns are the rows."""
-        order, symmetric = self._ordering.order, self._ordering.symmetric
-        y = self._lu.solve(b[order] if symmetric or trans != "N" else b, trans)
-        if trans != "N" and not symmetric:
+        """`A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`."""
+        before, after = self._ordering.rows, self._ordering.columns
+        if trans != "N":
+            before, after = after, before
+        y = self._lu.solve(b if before is None else b[before], trans)
+        if after is None:
             return y
         x = np.empty_like(y)
-        x[order] = y
+        x[after] = y
         return x
+
+
+class SuperLUFactor:
+    """SuperLU's factorization, reordered or not, and how large it is."""
+
+    def __init__(self, lu: Any, A: Any) -> None:
+        self.lu, self.solve = lu, lu.solve
+        self._each, self._rest = int(A.data.itemsize) + 4, 64 * int(A.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """SuperLU's count of entries, half as much again as it allocates, and its index arrays."""
+        return int(1.5 * self.lu.nnz) * self._each + self._rest

@@ -1,0 +1,195 @@
+"""`LU` and `Cholesky` on CPU: the best strategy for the matrix, every solution checked, the next strategy where one fails.
+
+A solution is believed if its normwise backward error is a few units of roundoff, after refinement if need be, and if the
+matrix is not singular to working precision. The last strategy decides: where it fails too, the matrix is at fault.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConvergenceError, SolveError, sentence
+from ..result import Strategy
+from ..solvers import LU, Cholesky
+from . import Outcome
+from .conditioning import condition, doubtful
+from .diagnosis import indefinite, not_finite, singular
+from .host import Structure
+from .lowered import Lowered, cast, lower
+from .strategy import Candidate, Decomposition, Matrix, candidates
+
+__all__ = ["DirectFactor", "factorize", "suitable"]
+
+_COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
+_REFINEMENTS = {
+    False: (5, 100.0),
+    True: (50, 10.0),
+}  # of a factor in lower precision or not: at most, and units of roundoff that will do
+_LIMITS = {char: np.finfo(char) for char in "fdFD"}
+
+
+def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> DirectFactor:
+    """Decompose by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
+    return DirectFactor(structure, values, solver)
+
+
+def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
+    """The strategies that `factorize` would try, with their reasons."""
+    matrix = Matrix(structure, structure.csc(values))
+    definite = isinstance(solver, Cholesky)
+    return tuple((c.strategy, str(c.suits(matrix))) for c in candidates(matrix, solver.backend, definite=definite))
+
+
+class _DistrustedError(Exception):
+    """What is wrong with a decomposition, and the condition found, if it was."""
+
+
+class _Stage:
+    """A decomposition by one strategy, and whether the matrix has been found nonsingular by it."""
+
+    def __init__(self, candidate: Candidate, decomposition: Decomposition) -> None:
+        self.strategy, self.decomposition, self.believed = candidate.strategy, decomposition, False
+        self.columns = getattr(decomposition, "columns", _COLUMNS)
+
+
+class DirectFactor:
+    """A decomposition, with the matrix beside it so that each solution can be checked."""
+
+    def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
+        self._structure, self._solver, self._lock = structure, solver, threading.Lock()
+        A = structure.csc(values)
+        self._A, self._limits = {False: A}, _LIMITS[values.dtype.char]
+        if structure.empty:
+            raise singular(A, "LU has no pivot to choose.")
+        size = np.abs(A.data)
+        rows = np.bincount(structure.csc_indices, size, structure.shape[0])
+        columns = np.add.reduceat(size, structure.csc_indptr[:-1])
+        tiny = float(self._limits.tiny)
+        self._norms = {False: max(float(rows.max()), tiny), True: max(float(columns.max()), tiny)}
+        with np.errstate(all="ignore"):
+            self._scale = 1.0 / columns
+            self._probe = (structure.signs * (structure.filled(size) @ self._scale)).astype(values.dtype)
+        self._low = lower(values.dtype, solver)
+        self._matrix = Matrix(structure, A if self._low is None else cast(A, self._low))
+        if isinstance(solver, Cholesky) and not self._matrix.hermitian:
+            raise not_finite("values", A.data) or indefinite("A is not Hermitian.", A)
+        self._candidates = candidates(self._matrix, solver.backend, definite=isinstance(solver, Cholesky))
+        self._stage = self._next("", None)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decomposition and of the matrix held."""
+        return int(self._stage.decomposition.nbytes) + int(self._A[False].data.nbytes) + 16 * self._structure.shape[0]
+
+    def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
+        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
+        x = self._checked(b.ravel() if b.shape[1] == 1 else b, adjoint)  # a vector costs SciPy less
+        return Outcome(x.reshape(b.shape), strategy=self._stage.strategy)
+
+    def _checked(self, b: Any, adjoint: bool) -> Any:
+        """Solve by the stage that there is; where it fails, by the next."""
+        while True:
+            stage = self._stage
+            try:
+                return self._refined(stage, b, adjoint)
+            except _DistrustedError as doubt:
+                error = not_finite("b", b)
+                if error is not None:
+                    raise error from None
+                with self._lock:
+                    if self._stage is stage:
+                        self._stage = self._next(*doubt.args)
+
+    def _next(self, fact: str, found: float | None) -> _Stage:
+        """The next strategy that gets as far as a decomposition."""
+        for candidate in self._candidates:
+            try:
+                decomposition = candidate.decompose(self._matrix)
+            except RuntimeError as error:
+                fact, found = str(error), None
+            else:
+                return _Stage(candidate, decomposition if self._low is None else Lowered(decomposition, self._low))
+        raise self._failure(fact, found)
+
+    def _failure(self, fact: str, found: float | None) -> SolveError:
+        """What to say when there is no strategy left."""
+        if not fact:
+            name = f"{type(self._solver).__name__}(backend={self._solver.backend!r})"
+            return SolveError(
+                sentence(
+                    f"{name} has no strategy for this matrix.", remedy="Leave backend out; explain(A) tells what suits."
+                )
+            )
+        if self._low is not None:
+            return not_finite("values", self._A[False].data) or _too_low(fact, self._low, found)
+        if isinstance(self._solver, Cholesky):
+            return not_finite("values", self._A[False].data) or indefinite(fact, self._A[False])
+        return singular(self._A[False], fact, found)
+
+    def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
+        """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error is small."""
+        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
+        most, units = _REFINEMENTS[self._low is not None]
+        tolerance = float(self._limits.eps) * max(units, self._structure.shape[0] ** 0.5)
+        with np.errstate(all="ignore"):
+            size = np.abs(b).max(axis=0) / norm
+            x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
+            for _ in range(most):
+                residual = b - self._multiply(x, adjoint)
+                # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
+                bound = tolerance * (np.abs(x).max(axis=0) + size) + least * (1 + 1 / norm)
+                if np.all((np.abs(residual).max(axis=0) / norm <= bound) & (bound < np.inf)):
+                    return x
+                x = x + self._substitute(stage, residual, adjoint)
+        raise _DistrustedError("A large residual was left, even after refinement.", None)
+
+    def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
+        """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
+        if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
+            self._judge(stage, self._substitute(stage, self._probe, False))
+            return self._substitute(stage, b, adjoint)
+        columns = b.reshape(len(b), -1)
+        block = np.empty((columns.shape[0], columns.shape[1] + 1), dtype=b.dtype, order="F")
+        block[:, :-1], block[:, -1] = columns, self._probe
+        x = self._substitute(stage, block, False)
+        self._judge(stage, x[:, -1])
+        return x[:, :-1].reshape(b.shape)
+
+    def _judge(self, stage: _Stage, excited: Any) -> None:
+        """Refuse a matrix that is singular to working precision."""
+        eps = float((self._low or self._limits).eps)
+        if doubtful(float((np.abs(excited) / self._scale).max()), eps):
+            found = condition(self._A[False], stage.decomposition, self._structure.signs, eps)
+            if not found * eps < 1.0:
+                raise _DistrustedError("A is singular to working precision.", found)
+        stage.believed = True
+
+    def _multiply(self, x: Any, adjoint: bool) -> Any:
+        """`A x` or `Aᴴ x = conj(Aᵀ conj(x))`; the transposed view is kept once it is made."""
+        if not adjoint:
+            return self._A[False] @ x
+        if True not in self._A:
+            self._A[True] = self._structure.transposed(self._A[False])
+        return (self._A[True] @ x.conj()).conj() if np.iscomplexobj(x) else self._A[True] @ x
+
+    def _substitute(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
+        """Solve with the decomposition, some columns at a time."""
+        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
+        if b.ndim == 1 or b.shape[1] <= stage.columns:
+            return stage.decomposition.solve(b, trans)
+        parts = [b[:, j : j + stage.columns] for j in range(0, b.shape[1], stage.columns)]
+        return np.concatenate([stage.decomposition.solve(part, trans) for part in parts], axis=1)
+
+
+def _too_low(fact: str, low: Any, found: float | None) -> SolveError:
+    return ConvergenceError(
+        sentence(
+            f"Refinement from factors in {low.dtype} did not reach full accuracy. {fact}",
+            f"A is too ill-conditioned, or too badly scaled, for {low.dtype}.",
+            "Use LU() without factor_dtype.",
+            scaled_condition=None if found is None else f"at least {found:.1e}",
+        )
+    )

@@ -1,0 +1,124 @@
+"""What a direct solver may do with a matrix: the strategies, in the order in which they are tried.
+
+Each module of the table lists its strategies with what they suit and how they decompose. The first that suits is taken; the
+next follows where it fails or its solutions cannot be believed. The last one is LU with partial pivoting, which decides.
+A new one is a row here, a name in `result.Strategy` and a module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
+from importlib import import_module
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..errors import BackendUnavailableError, sentence
+from ..result import Strategy
+from .host import Structure
+
+__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates"]
+
+BACKENDS = ("entries", "lapack", "superlu")
+_STRONG = 0.99  # share of nonzero diagonal entries
+
+
+class Decomposition(Protocol):
+    """A matrix, decomposed."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held; an attribute `columns`, if there is one, is how many right-hand sides it likes to be given at a time."""
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        """`A⁻¹ b`, `A⁻ᵀ b` (`"T"`) or `A⁻ᴴ b` (`"H"`), a new array, for `b` `(n,)` or `(n, k)`; `b` is left alone."""
+
+
+class Matrix:
+    """A square matrix, and what strategies ask about it, found out once.
+
+    Attributes:
+        A: canonical SciPy CSC matrix; its arrays are read-only.
+        structure: the analysis of its pattern; `structure.found` is there for what strategies find out.
+    """
+
+    def __init__(self, structure: Structure, A: Any) -> None:
+        self.structure, self.A = structure, A
+
+    @cached_property
+    def diagonal(self) -> Any:
+        """The diagonal entries that are stored."""
+        return self.A.data[self.structure.diagonal]
+
+    @cached_property
+    def strong_diagonal(self) -> bool:
+        """Whether at least 99% of the diagonal is nonzero."""
+        return bool(np.count_nonzero(self.diagonal) >= _STRONG * self.structure.shape[0])
+
+    @cached_property
+    def positive_diagonal(self) -> bool:
+        """Whether all of the diagonal is real and positive, as it is where A is Hermitian positive definite."""
+        d = self.diagonal
+        return len(d) == self.structure.shape[0] and bool((d.real > 0).all() and not np.any(d.imag))
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """`A = Aᵀ`, exactly."""
+        mirror, data = self.structure.mirror, self.A.data
+        return mirror is not None and bool((data[mirror] == data).all())
+
+    @cached_property
+    def hermitian(self) -> bool:
+        """`A = Aᴴ`, exactly."""
+        mirror, data = self.structure.mirror, self.A.data
+        if not np.iscomplexobj(data):
+            return self.symmetric
+        return mirror is not None and bool((data[mirror] == data.conj()).all())
+
+
+class Candidate(NamedTuple):
+    """One strategy.
+
+    Attributes:
+        strategy: its name.
+        suits: why it is right for this matrix, in a clause; None where it is not.
+        decompose: decompose the matrix; raises `RuntimeError` where it cannot.
+        definite: whether it finds out by itself that a matrix is not positive definite, as `Cholesky()` wants.
+    """
+
+    strategy: Strategy
+    suits: Callable[[Matrix], str | None]
+    decompose: Callable[[Matrix], Decomposition]
+    definite: bool = False
+
+
+def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterator[Candidate]:
+    """The strategies that suit, best first.
+
+    Args:
+        matrix: to be decomposed.
+        backend: one of `BACKENDS`, to have its strategies only.
+        definite: those for `Cholesky()`, or those for `LU()`.
+    """
+    for module in _modules(backend):
+        for candidate in module.CANDIDATES:
+            if candidate.definite == definite and candidate.suits(matrix) is not None:
+                yield candidate
+
+
+@cache
+def _modules(backend: str | None) -> tuple[ModuleType, ...]:
+    """The modules that can be used here."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}."))
+    found = []
+    for name in BACKENDS if backend is None else (backend,):
+        module = import_module(f".{name}", __package__)
+        why = module.missing() if hasattr(module, "missing") else None
+        if why is None:
+            found.append(module)
+        elif backend is not None:
+            raise BackendUnavailableError(why)
+    return tuple(found)

@@ -1,0 +1,74 @@
+"""`explain`: what a direct solver will do with a matrix, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .backends import device_module, solver_module
+from .errors import sentence
+from .matrix import SparseMatrix
+from .result import Strategy
+from .solvers import LU, Cholesky
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The strategies that suit a matrix, in the order in which they are tried; `str()` tells it in words.
+
+    Attributes:
+        choices: each with its reason. The first is used; the next where it fails or its solution cannot be believed.
+
+    >>> import torch, sparsolve as sps
+    >>> sps.explain(torch.eye(3).to_sparse()).choices[0]
+    (<Strategy.DIAGONAL: 1>, 'it is diagonal')
+    """
+
+    choices: tuple[tuple[Strategy, str], ...]
+
+    def __str__(self) -> str:
+        (first, why), *others = self.choices
+        rest = ", ".join(f"{strategy.name} ({reason})" for strategy, reason in others)
+        return f"{first.name}: {why}." + (f" Should that fail: {rest}." if rest else "")
+
+
+def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Explanation:
+    """What `solve(A, b, solver)` will do, and why: `A = L U` in which way.
+
+    Args:
+        A: one square matrix, `(n, n)`, as `solve` takes it.
+        solver: `LU()` by default, or another `LU` or `Cholesky` record.
+
+    Returns:
+        The strategies that suit, the one to be used first. What was really used is in `solve_with_info(...).info.strategy`.
+
+    Raises:
+        TypeError: a solver that does not factorize.
+        ValueError: a batch of matrices, or one that is not square.
+
+    Cost:
+        No factorization; an analysis of the pattern, if it is new.
+
+    >>> import torch, sparsolve as sps
+    >>> T = torch.diag(torch.full((5,), 2.0)) - torch.diag(torch.ones(4), 1) - torch.diag(torch.ones(4), -1)
+    >>> print(sps.explain(T.to_sparse_csr()))
+    TRIDIAGONAL: it is tridiagonal. Should that fail: BANDED (its band is narrow, 1 below and 1 above the diagonal), SUPERLU_SYMMETRIC (its diagonal is nonzero), SUPERLU (partial pivoting suits all).
+    """
+    solver = LU() if solver is None else solver
+    if not isinstance(solver, (LU, Cholesky)):
+        raise TypeError(sentence(f"solver is a {type(solver).__name__}; LU() and Cholesky() can be explained."))
+    A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
+    if A.values.dim() != 1 or A.shape[0] != A.shape[1]:
+        raise ValueError(
+            sentence(f"A has shape {A.shape}; one square matrix is needed.", remedy="Choose one of the batch.")
+        )
+    device = A.values.device.type
+    on = device_module(device)
+    structure = on.structure_of(A.pattern.crow, A.pattern.col, A.shape)
+    with torch.no_grad():
+        module = solver_module(type(solver).__name__, device)
+        return Explanation(module.suitable(structure, on.array(A.values), solver))

@@ -1,0 +1,390 @@
+"""The direct solvers: which strategy a matrix gets, that each solves, and that a bad one is not believed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import oracle
+import sparsolve as sps
+from sparsolve import Strategy
+from sparsolve.backends import lapack, strategy, superlu
+from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
+
+F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
+each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def lower(n: int = 9) -> sp.csr_matrix:
+    return sp.csr_matrix(np.tril(np.random.default_rng(0).uniform(0.5, 1, (n, n))) + 2 * np.eye(n))
+
+
+def shuffled(M, seed: int = 0) -> sp.csr_matrix:
+    """Rows and columns in two random orders."""
+    rng = np.random.default_rng(seed)
+    return M.tocsr()[rng.permutation(M.shape[0])][:, rng.permutation(M.shape[0])]
+
+
+def same_shuffle(M, seed: int = 0) -> sp.csr_matrix:
+    order = np.random.default_rng(seed).permutation(M.shape[0])
+    return M.tocsr()[order][:, order]
+
+
+def chain(n: int = 40) -> sp.csr_matrix:
+    """A cycle-free graph that needs `n` eliminations one after another: bidiagonal."""
+    return sp.diags([np.arange(1.0, n + 1), np.ones(n - 1)], [0, 1]).tocsr()
+
+
+def ring(n: int = 30) -> sp.csr_matrix:
+    """One cycle through all unknowns, and a strong diagonal."""
+    M = sp.diags([3.0 * np.ones(n), np.ones(n - 1)], [0, -1]).tolil()
+    M[0, n - 1] = 1
+    return M.tocsr()
+
+
+def arrow(n: int = 300) -> sp.csr_matrix:
+    M = sp.diags([4.0 * np.ones(n)], [0]).tolil()
+    M[0, 1:], M[1:, 0] = 0.1, 0.1
+    return M.tocsr()
+
+
+def saddle(n: int = 300) -> sp.csr_matrix:
+    """A third of the diagonal is zero, and the band is as wide as the matrix."""
+    B = sp.random(n // 2, n, 0.05, random_state=np.random.default_rng(1)) + sp.eye(n // 2, n)
+    return same_shuffle(sp.bmat([[sp.eye(n) * 3, B.T], [B, None]]))
+
+
+CASES = {
+    "diagonal": (lambda: sp.diags([[1.0, -2.0, 4.0]], [0]), Strategy.DIAGONAL),
+    "1 x 1": (lambda: sp.csr_matrix([[2.0]]), Strategy.DIAGONAL),
+    "lower": (lower, Strategy.TRIANGULAR),
+    "upper": (lambda: lower().T.tocsr(), Strategy.TRIANGULAR),
+    "lower, shuffled": (lambda: shuffled(lower()), Strategy.TRIANGULAR),
+    "upper, shuffled symmetrically": (lambda: same_shuffle(lower().T), Strategy.TRIANGULAR),
+    "chain": (lambda: shuffled(chain()), Strategy.TRIANGULAR),
+    "long chain": (lambda: shuffled(chain(400)), Strategy.TRIANGULAR),
+    "scaled permutation": (lambda: shuffled(sp.diags([np.arange(1.0, 8)], [0])), Strategy.TRIANGULAR),
+    "2 x 2": (lambda: sp.csr_matrix([[2.0, 1.0], [1.0, 3.0]]), Strategy.BANDED),
+    "Poisson 1-D": (lambda: poisson(200), Strategy.TRIDIAGONAL),
+    "Poisson 2-D": (lambda: poisson(12, 12), Strategy.BANDED),
+    "dense": (lambda: sp.csr_matrix(np.random.default_rng(0).standard_normal((20, 20))), Strategy.BANDED),
+    "Poisson 2-D, shuffled": (lambda: same_shuffle(poisson(16, 16)), Strategy.SUPERLU_SYMMETRIC),
+    "arrow": (arrow, Strategy.SUPERLU_SYMMETRIC),
+    "ring, far": (lambda: same_shuffle(ring(400)), Strategy.SUPERLU_SYMMETRIC),
+    "saddle point": (saddle, Strategy.SUPERLU),
+}
+
+
+def residual(values, pattern, b, x, adjoint) -> float:
+    A = oracle.dense(values, pattern)
+    A = A.mH if adjoint else A
+    return float(((A @ x - b).abs().max() / (A.abs().sum(1).max() * x.abs().max())).item())
+
+
+@each_dtype
+@pytest.mark.parametrize("name", CASES)
+def test_the_strategy_and_its_solutions(name, dtype):
+    make, expected = CASES[name]
+    values, pattern = made(make(), dtype)
+    A, n = sps.SparseMatrix(values, pattern), pattern.shape[0]
+    for adjoint in (True, False):
+        sps.clear_memo()
+        for k in ((), (1,), (3,), (40,)):
+            b = torch.randn(n, *k, dtype=dtype)
+            x, info = sps.solve_with_info(A, b, adjoint=adjoint)
+            assert (info.strategy == expected).all()
+            assert (info.status == 0).all()
+            assert residual(values, pattern, b, x, adjoint) < 20 * torch.finfo(dtype).eps
+    assert sps.memo_info().factorizations == 1
+    first, why = sps.explain(A).choices[0]
+    assert first == expected
+    assert why in str(sps.explain(A))
+    assert sps.explain(A).choices[-1][0] == Strategy.SUPERLU
+
+
+@each_dtype
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("backend", ["superlu", "lapack"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_pinned_backend(name, backend, adjoint, dtype):
+    values, pattern = SYSTEMS[name](dtype)
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(pattern.shape[0], 2, dtype=dtype)
+    solver = sps.LU(backend=backend)
+    if not sps.explain(A, solver).choices:
+        with pytest.raises(sps.SolveError, match="no strategy"):
+            sps.solve(A, b, solver)
+        return
+    x, info = sps.solve_with_info(A, b, solver, adjoint=adjoint)
+    names = {Strategy(int(s)).name for s in info.strategy}
+    assert names <= {c.strategy.name for c in {"superlu": superlu, "lapack": lapack}[backend].CANDIDATES}
+    eps = torch.finfo(dtype).eps
+    A_dense = oracle.dense(values, pattern)
+    torch.testing.assert_close(
+        x,
+        oracle.solve(values, pattern, b, adjoint=adjoint),
+        rtol=0,
+        atol=float(20 * eps * torch.linalg.cond(A_dense) * x.abs().max()),
+    )
+
+
+def test_an_unknown_backend():
+    A = sps.SparseMatrix.from_torch(torch.eye(2).to_sparse())
+    with pytest.raises(ValueError, match="no direct backend 'umfpack'; there are .*superlu"):
+        sps.solve(A, torch.ones(2), sps.LU(backend="umfpack"))
+
+
+# ---- a strategy that fails, or cannot be believed, is followed by the next
+
+
+class Wrong:
+    """A decomposition that is off by a factor."""
+
+    nbytes = 0
+
+    def __init__(self, matrix, factor):
+        self.right, self.factor = superlu._pivoted(matrix), factor
+
+    def solve(self, b, trans="N"):
+        return self.factor * self.right.solve(b, trans)
+
+
+def refuses(matrix):
+    raise RuntimeError("This one cannot.")
+
+
+@pytest.fixture
+def first(monkeypatch):
+    """Put a strategy before all others."""
+
+    def put(decompose):
+        candidate = strategy.Candidate(Strategy.OTHER, lambda m: "it is first", decompose)
+        true = strategy.candidates
+
+        def with_first(matrix, backend, *, definite):
+            yield candidate
+            yield from true(matrix, backend, definite=definite)
+
+        monkeypatch.setattr("sparsolve.backends.direct.candidates", with_first)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("decompose", "expected"),
+    [
+        (lambda m: Wrong(m, 1.0), Strategy.OTHER),
+        (lambda m: Wrong(m, 1.0001), Strategy.OTHER),  # refinement mends it
+        (lambda m: Wrong(m, -3.0), Strategy.BANDED),
+        (lambda m: Wrong(m, 0.0), Strategy.BANDED),
+        (lambda m: Wrong(m, np.nan), Strategy.BANDED),
+        (lambda m: Wrong(m, 1e20), Strategy.BANDED),
+        (refuses, Strategy.BANDED),
+    ],
+    ids=["right", "nearly", "wrong", "zero", "NaN", "huge", "refuses"],
+)
+@pytest.mark.parametrize("k", [(), (2,), (33,)], ids=str)
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_what_cannot_be_believed_is_not_used(decompose, expected, k, adjoint, first):
+    first(decompose)
+    values, pattern = SYSTEMS["convection-diffusion"](C128)
+    b = torch.randn(25, *k, dtype=C128)
+    A = sps.SparseMatrix(values, pattern)
+    for _ in range(2):
+        x, info = sps.solve_with_info(A, b, adjoint=adjoint)
+        torch.testing.assert_close(x, oracle.solve(values, pattern, b, adjoint=adjoint))
+        assert (info.strategy == expected).all()
+    assert sps.memo_info().factorizations == 1
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_singular_whatever_the_strategy(name):
+    values, pattern = SINGULAR[name][0](F64)
+    A, b = sps.SparseMatrix(values, pattern), torch.ones(pattern.shape[0], dtype=F64)
+    for adjoint in (False, True):
+        x, info = sps.solve_with_info(A, b, adjoint=adjoint)
+        assert info.status == sps.Status.SINGULAR
+        assert info.strategy == Strategy.OTHER
+        assert x.isnan().all()
+
+
+@pytest.mark.parametrize(
+    "M",
+    [
+        sp.diags([[1.0, 0.0, 2.0]], [0]),
+        sp.csr_matrix(np.tril(np.ones((5, 5)), -1) + np.diag([1.0, 2, 0, 3, 4])),
+        path(50),
+        sp.csr_matrix(np.ones((6, 6))),
+    ],
+    ids=["diagonal", "triangular", "tridiagonal", "dense"],
+)
+def test_a_zero_pivot_of_any_strategy(M):
+    M = M.tocoo()
+    row, col = np.nonzero(np.abs(np.subtract.outer(np.arange(M.shape[0]), np.arange(M.shape[0]))) <= M.shape[0])
+    values, pattern = made(M, F64)
+    with pytest.raises(sps.SingularMatrixError):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(M.shape[0], dtype=F64))
+
+
+# ---- Cholesky
+
+
+DEFINITE = {
+    "1 x 1": lambda: sp.csr_matrix([[2.0]]),
+    "2 x 2": lambda: sp.csr_matrix([[2.0, 1.0], [1.0, 3.0]]),
+    "diagonal": lambda: sp.diags([[1.0, 2.0, 4.0]], [0]),
+    "tridiagonal": lambda: poisson(40),
+    "banded": lambda: poisson(7, 9),
+    "shuffled": lambda: same_shuffle(poisson(16, 16)),
+    "arrow": arrow,
+}
+
+
+def gauged(M, dtype):
+    """`G M Gᴴ` with unit phases for a complex dtype: Hermitian and definite as M, exactly."""
+    values, pattern = made(M, dtype, phases=False)
+    if dtype.is_complex:
+        phase = torch.exp(1j * torch.linspace(0, 5, pattern.shape[0], dtype=F64))
+        row, col = pattern.rows().long(), pattern.col.long()
+        v = values.to(C128) * phase[row] * phase[col].conj()
+        values = torch.where(row < col, v, torch.where(row == col, v.real + 0j, v)).to(dtype)
+        mirrored = oracle.dense(values, pattern).tril(-1)
+        full = mirrored + mirrored.mH + torch.diag(oracle.dense(values, pattern).diagonal())
+        values = full[row, col]
+    return values, pattern
+
+
+@each_dtype
+@pytest.mark.parametrize("name", DEFINITE)
+def test_cholesky(name, dtype):
+    values, pattern = gauged(DEFINITE[name](), dtype)
+    A, n = sps.SparseMatrix(values, pattern), pattern.shape[0]
+    for k in ((), (2,), (20,)):
+        b = torch.randn(n, *k, dtype=dtype)
+        for adjoint in (False, True):
+            x, info = sps.solve_with_info(A, b, sps.Cholesky(), adjoint=adjoint)
+            assert (info.status == 0).all()
+            assert all(Strategy(int(s)).name.endswith("CHOLESKY") for s in info.strategy.reshape(-1))
+            assert residual(values, pattern, b, x, adjoint) < 20 * torch.finfo(dtype).eps
+    assert sps.memo_info().factorizations == 1
+
+
+@each_dtype
+@pytest.mark.parametrize("backend", ["superlu", "lapack"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda D: D - 2 * torch.diag(torch.eye(len(D), dtype=D.dtype)[3]) * D[3, 3],
+        lambda D: -D,
+        lambda D: D - 0.4 * torch.eye(len(D), dtype=D.dtype),
+        lambda D: D * (1 - torch.eye(len(D), dtype=D.dtype)),
+    ],
+    ids=["one negative entry", "negative definite", "smallest eigenvalue below zero", "zero diagonal"],
+)
+def test_cholesky_refuses_indefinite_matrices(spoil, backend, dtype):
+    values, pattern = gauged(poisson(6, 7), dtype)
+    v = spoil(oracle.dense(values, pattern))[pattern.rows().long(), pattern.col.long()]
+    with pytest.raises(sps.NotPositiveDefiniteError, match="Use LU"):
+        sps.solve(sps.SparseMatrix(v, pattern), torch.ones(42, dtype=dtype), sps.Cholesky(backend=backend))
+    info = sps.solve_with_info(sps.SparseMatrix(v, pattern), torch.ones(42, dtype=dtype), sps.Cholesky()).info
+    assert info.status == sps.Status.NOT_POSITIVE_DEFINITE
+
+
+def test_cholesky_refuses_unsymmetric_and_complex_symmetric_matrices():
+    for make in (SYSTEMS["convection-diffusion"], SYSTEMS["Helmholtz"]):
+        values, pattern = make(C128)
+        with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+            sps.solve(sps.SparseMatrix(values, pattern), torch.ones(25, dtype=C128), sps.Cholesky())
+
+
+def test_cholesky_refuses_a_singular_matrix_and_names_nan():
+    for M in (path(30), path(2)):
+        values, pattern = made(M, F64)
+        with pytest.raises(sps.NotPositiveDefiniteError):
+            sps.solve(sps.SparseMatrix(values, pattern), torch.ones(M.shape[0], dtype=F64), sps.Cholesky())
+    values[0] = torch.nan
+    with pytest.raises(sps.SolveError, match="nan"):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(2, dtype=F64), sps.Cholesky())
+
+
+def test_gradient_of_cholesky():
+    """The values are independent numbers to the derivative, as they are to `LU`; a symmetric parametrization adds up."""
+    values, pattern = gauged(poisson(4, 4), C128)
+    b = torch.randn(16, dtype=C128)
+    assert torch.autograd.gradcheck(
+        lambda d, b: sps.solve(sps.SparseMatrix(values * d, pattern), b, sps.Cholesky()),
+        (torch.tensor(1.3, dtype=F64, requires_grad=True), b.requires_grad_()),
+    )
+
+
+# ---- factors in float32
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", [n for n in SYSTEMS if n not in ("badly scaled", "circuit")])
+def test_float32_factors_and_full_accuracy(name, dtype):
+    values, pattern = SYSTEMS[name](dtype)
+    A, solver = sps.SparseMatrix(values, pattern), sps.LU(factor_dtype=F32)
+    for k in ((), (20,)):
+        b = torch.randn(pattern.shape[0], *k, dtype=dtype)
+        for adjoint in (False, True):
+            x = sps.solve(A, b, solver, adjoint=adjoint)
+            assert residual(values, pattern, b, x, adjoint) < 1e-14
+            torch.testing.assert_close(x, oracle.solve(values, pattern, b, adjoint=adjoint), rtol=1e-9, atol=1e-9)
+
+
+def test_float32_factors_are_float32(monkeypatch):
+    seen = []
+    true = superlu.sla.splu
+    monkeypatch.setattr(superlu.sla, "splu", lambda A, **o: seen.append(A.dtype) or true(A, **o))
+    for dtype in DTYPES:
+        values, pattern = SYSTEMS["Poisson 2-D"](dtype)
+        sps.solve(
+            sps.SparseMatrix(values, pattern), torch.ones(20, dtype=dtype), sps.LU(backend="superlu", factor_dtype=F32)
+        )
+    assert [d.char for d in seen] == ["f", "f", "F", "F"]
+
+
+def test_float32_factors_of_an_ill_conditioned_matrix():
+    values, pattern = made(path(1000) + 1e-7 * sp.eye(1000), F64)
+    b = torch.randn(1000, dtype=F64)
+    sps.solve(sps.SparseMatrix(values, pattern), b)
+    with pytest.raises(sps.ConvergenceError, match=r"float32.*Use LU\(\) without factor_dtype"):
+        sps.solve(sps.SparseMatrix(values, pattern), b, sps.LU(factor_dtype=F32))
+    with pytest.raises(sps.ConvergenceError, match="float32"):
+        sps.solve(sps.SparseMatrix(values * 1e60, pattern), b, sps.LU(factor_dtype=F32))
+
+
+@pytest.mark.parametrize("wrong", [torch.float16, torch.float64, "float32", torch.int32])
+def test_factor_dtype_is_checked(wrong):
+    with pytest.raises(ValueError, match="factor_dtype"):
+        sps.LU(factor_dtype=wrong)
+
+
+@pytest.mark.parametrize("solver", [sps.LU(factor_dtype=F32), sps.LU(backend="superlu")], ids=str)
+def test_records_with_fields_compile(solver):
+    values, pattern = SYSTEMS["convection-diffusion"](F64)
+    b = torch.randn(25, dtype=F64)
+
+    def f(v, b):
+        return torch.func.grad(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b, solver).sum())(v)
+
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="aot_eager")(values, b), f(values, b))
+
+
+# ---- explain
+
+
+def test_explain_refuses_what_it_cannot_explain():
+    A = sps.SparseMatrix.from_torch(torch.eye(2).to_sparse())
+    with pytest.raises(TypeError, match="solver is a CG"):
+        sps.explain(A, sps.CG())
+    with pytest.raises(ValueError, match="one of the batch"):
+        sps.explain(sps.SparseMatrix(torch.ones(3, 2), A.pattern))
+
+
+def test_explain_factorizes_nothing():
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    sps.explain(sps.SparseMatrix(values.requires_grad_(), pattern))
+    assert sps.memo_info().factorizations == 0
