@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +12,7 @@ import torch
 import oracle
 import sparsolve as sps
 from sparsolve import Strategy
-from sparsolve.backends import lapack, strategy, superlu
+from sparsolve.backends import direct, lapack, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -131,7 +133,7 @@ def test_a_pinned_backend(name, backend, adjoint, dtype):
 
 def test_an_unknown_backend():
     A = sps.SparseMatrix.from_torch(torch.eye(2).to_sparse())
-    with pytest.raises(ValueError, match="no direct backend 'umfpack'; there are .*superlu"):
+    with pytest.raises(ValueError, match=r"no direct backend 'umfpack'; there are .*superlu"):
         sps.solve(A, torch.ones(2), sps.LU(backend="umfpack"))
 
 
@@ -220,8 +222,6 @@ def test_singular_whatever_the_strategy(name):
     ids=["diagonal", "triangular", "tridiagonal", "dense"],
 )
 def test_a_zero_pivot_of_any_strategy(M):
-    M = M.tocoo()
-    row, col = np.nonzero(np.abs(np.subtract.outer(np.arange(M.shape[0]), np.arange(M.shape[0]))) <= M.shape[0])
     values, pattern = made(M, F64)
     with pytest.raises(sps.SingularMatrixError):
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(M.shape[0], dtype=F64))
@@ -388,3 +388,63 @@ def test_explain_factorizes_nothing():
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     sps.explain(sps.SparseMatrix(values.requires_grad_(), pattern))
     assert sps.memo_info().factorizations == 0
+
+
+# ---- threads
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
+    """The same numbers as one by one; each matrix is factorized once; the first error by index is raised."""
+    seen = set()
+    true = superlu.sla.splu
+    barrier = threading.Barrier(2, timeout=30)  # two at once, or the wait ends with an error
+
+    def splu(A, **options):
+        if options["permc_spec"] == "NATURAL" and len(seen) < 2:  # the first one finds the ordering, alone
+            seen.add(threading.get_ident())
+            barrier.wait()
+        return true(A, **options)
+
+    values, pattern = made(same_shuffle(poisson(64, 64)), F64)
+    batch = values * torch.arange(1.0, 9, dtype=F64)[:, None]
+    b = torch.randn(4096, dtype=F64)
+    expected = [sps.solve(sps.SparseMatrix(v, pattern), b) for v in batch]
+    sps.clear_memo()
+    monkeypatch.setattr(superlu.sla, "splu", splu)
+    batch.requires_grad_()
+    x = torch.vmap(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b))(batch)
+    assert len(seen) == 2
+    assert torch.equal(x.detach(), torch.stack(expected))
+    x.sum().backward()
+    assert sps.memo_info().factorizations == 8
+    monkeypatch.undo()
+    wrong = batch.detach().clone()
+    wrong[3] = 0
+    wrong[6, 5] = torch.nan
+    with pytest.raises(sps.SingularMatrixError, match="batch index 3"):
+        sps.solve(sps.SparseMatrix(wrong, pattern), torch.ones(8, 4096, 1, dtype=F64))
+
+
+def test_blocks_of_columns_on_threads(two_threads, monkeypatch):
+    values, pattern = made(same_shuffle(poisson(64, 64)), F64)
+    A, B = sps.SparseMatrix(values, pattern), torch.randn(4096, 100, dtype=F64)
+    seen = set()
+    true = direct.each
+
+    def counts(call, count, *, worthwhile):
+        seen.add((count, worthwhile))
+        return true(call, count, worthwhile=worthwhile)
+
+    monkeypatch.setattr(direct, "each", counts)
+    X = sps.solve(A, B)
+    assert (7, True) in seen
+    torch.set_num_threads(1)
+    assert torch.equal(X, sps.solve(A, B))
+    torch.testing.assert_close(sps.matmul(A, X), B, rtol=1e-10, atol=1e-10)

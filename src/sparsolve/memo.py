@@ -53,11 +53,12 @@ class _Key:
     of these a sum and a few samples make the hash.
     """
 
-    __slots__ = ("_hash", "arrays", "rest")
+    __slots__ = ("_hash", "_small", "arrays", "rest")
 
     def __init__(self, rest: Hashable, arrays: tuple[Any, ...]) -> None:
         self.rest = rest
-        self.arrays = tuple(_bits(a) for a in arrays)
+        self.arrays = tuple([_bits(a) for a in arrays])
+        self._small = set(map(type, self.arrays)) == {bytes}
         self._hash = hash((rest, _sample(self.arrays[-1])))
 
     def __hash__(self) -> int:
@@ -66,6 +67,8 @@ class _Key:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Key) or self.rest != other.rest:
             return False
+        if self._small and other._small:
+            return self.arrays == other.arrays
         return all(_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))
 
     def own(self) -> None:
@@ -80,9 +83,10 @@ class _Key:
 class _Entry(Generic[T]):
     """One remembered result; `lock` is held while it is being made, so that it is made once."""
 
-    __slots__ = ("lock", "nbytes", "value")
+    __slots__ = ("key", "lock", "nbytes", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, key: _Key) -> None:
+        self.key = key
         self.lock = threading.Lock()
         self.value: T | None = None
         self.nbytes = 0
@@ -108,7 +112,7 @@ class Memo(Generic[T]):
             with self._lock:
                 entry = self._entries.get(key)
                 if entry is not None:
-                    self._entries.move_to_end(key)
+                    self._entries.move_to_end(entry.key)  # itself, not an equal one, so nothing is compared again
                     if entry.value is not None:
                         self.hits += 1
                         return entry.value
@@ -123,7 +127,7 @@ class Memo(Generic[T]):
     def _make(self, key: _Key, make: Callable[[], T]) -> T | None:
         """Make the value and keep it, with the entry's lock held; None where another thread was faster."""
         key.own()
-        entry: _Entry[T] = _Entry()
+        entry: _Entry[T] = _Entry(key)
         try:
             with entry.lock:
                 with self._lock:

@@ -29,6 +29,8 @@ def plan(
         TypeError: not tensors, not dense, or a dtype without a solver.
         ValueError: shapes or devices that do not fit.
     """
+    if _plain(values, pattern, b, rows):
+        return values, b.unsqueeze(-1), _column, True
     values, b = _uncast(values), _uncast(b)
     dtype = _dtype(values, pattern, b)
     _fit(values, pattern, b, rows)
@@ -60,6 +62,20 @@ def require_pattern(pattern: Pattern) -> Pattern:
             )
         )
     return pattern
+
+
+def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
+    """One matrix and one vector that fit as they are: most calls, for which the checks below would be half of the overhead."""
+    if not (isinstance(values, Tensor) and isinstance(b, Tensor) and values.layout is b.layout is torch.strided):
+        return False
+    dtype, device = values.dtype, values.device
+    return (
+        dtype in DTYPES
+        and b.dtype is dtype
+        and b.device == device == pattern.device
+        and b.shape == (rows,)
+        and values.shape == (pattern.nnz,)
+    )
 
 
 def _uncast(t: Tensor) -> Tensor:

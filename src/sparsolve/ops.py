@@ -7,6 +7,8 @@ right-hand sides are equal here; `calculus.py` and `operands.py` see to that. Ou
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Optional
 
 import torch
@@ -16,15 +18,30 @@ from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .memo import FACTORS
 from .result import Status
-from .solvers import decode
+from .solvers import Solver, decode
+from .threads import each
 
 __all__ = ["REPORT"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
+_library = torch.library.Library("sparsolve", "FRAGMENT")
+_WORTHWHILE = 20_000  # entries of a batch of matrices, from which on threads are
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 
-@torch.library.custom_op("sparsolve::solve", mutates_args=(), tags=_TAGS)
+def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """`torch.library.custom_op`, with the function itself as the CPU kernel too: what torch wraps around it to look for aliased outputs,
+    which these ops do not have, takes a tenth of the time of a small solve."""
+
+    def define(call: Callable[..., Any]) -> Any:
+        op = torch.library.custom_op(name, call, mutates_args=(), tags=_TAGS)
+        _library.impl(name, torch.compiler.disable(call), "CPU")
+        return op
+
+    return define
+
+
+@_opaque("sparsolve::solve")
 def solve(
     values: Tensor,
     crow: Tensor,
@@ -43,30 +60,33 @@ def solve(
     n, k = b.shape[-2:]
     structure = on.structure_of(crow, col, (n, n))
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
-    starts = None if x0 is None else _flat(on.array(x0), 2)
+    starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    for i in range(len(bs) if n and k else 0):
-        start = None if starts is None else starts[i]
+    record = decode(solver)
+    module = solver_module(type(record).__name__, values.device.type)
+
+    def one(i: int) -> None:
         try:
-            factor = _factor(solver, values.device.type, structure, vs[i])
-            outcome = (
-                _columns(factor, bs[i], adjoint, start) if report else factor.solve(bs[i], adjoint=adjoint, x0=start)
-            )
-            if outcome.error is not None and not report:
-                raise outcome.error
+            factor = _factor(solver, record, module, structure, vs[i])
+            attempt = _columns if report else _whole
+            outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
             if not report:
                 raise _located(error, i if len(bs) > 1 else None, adjoint) from error
             outcome = Outcome(math.nan, _status(error))
         x[i] = outcome.x
         if report:
-            reports[i, 0], reports[i, 1] = outcome.status, outcome.iterations
-            reports[i, 3] = outcome.strategy
+            reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
             reports[i, 2] = _residual(on, structure, vs[i], bs[i], x[i], adjoint)
-    return on.tensor(x).reshape(b.shape), on.tensor(reports).reshape(*b.shape[:-2], *reports.shape[1:])
+
+    if n and k and len(bs):
+        one(0)  # what it finds out about the pattern, the others use, whichever thread is first
+        large = getattr(module, "threads", False) and vs.size >= _WORTHWHILE
+        each(lambda i: one(i + 1), len(bs) - 1, worthwhile=large)
+    return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
-@torch.library.custom_op("sparsolve::matmul", mutates_args=(), tags=_TAGS)
+@_opaque("sparsolve::matmul")
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
     on = device_module(values.device.type)
@@ -76,10 +96,10 @@ def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, a
     y = on.empty((len(xs), columns if adjoint else rows, k), xs)
     for i in range(len(xs)):
         y[i] = on.multiply(on.matrix(structure, vs[i]), xs[i], adjoint=adjoint)
-    return on.tensor(y).reshape(*x.shape[:-2], *y.shape[1:])  # type: ignore[no-any-return]
+    return on.tensor(y.reshape(*x.shape[:-2], *y.shape[1:]))  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op("sparsolve::sample", mutates_args=(), tags=_TAGS)
+@_opaque("sparsolve::sample")
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`, out `(*batch, nnz)`."""
     on = device_module(u.device.type)
@@ -88,10 +108,10 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     out = on.empty((len(us), col.shape[0]), us)
     for i in range(len(us)):
         out[i] = on.sampled(structure, us[i], vs[i])
-    return on.tensor(out).reshape(*u.shape[:-2], col.shape[0])  # type: ignore[no-any-return]
+    return on.tensor(out.reshape(*u.shape[:-2], col.shape[0]))  # type: ignore[no-any-return]
 
 
-@solve.register_fake
+@solve.register_fake  # type: ignore[untyped-decorator]
 def _(
     values: Tensor,
     crow: Tensor,
@@ -105,12 +125,12 @@ def _(
     return b.new_empty(b.shape), b.new_empty((*b.shape[:-2], REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
 
 
-@matmul.register_fake
+@matmul.register_fake  # type: ignore[untyped-decorator]
 def _(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     return x.new_empty((*x.shape[:-2], columns if adjoint else crow.shape[0] - 1, x.shape[-1]))
 
 
-@sample.register_fake
+@sample.register_fake  # type: ignore[untyped-decorator]
 def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return u.new_empty((*u.shape[:-2], col.shape[0]))
 
@@ -120,15 +140,21 @@ def _flat(a: Any, core: int) -> Any:
     return a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
 
 
-def _factor(key: str, device: str, structure: Any, values: Any) -> Factor:
+def _factor(key: str, solver: Solver, module: ModuleType, structure: Any, values: Any) -> Factor:
     """The factorization, made now or found again."""
-    solver = decode(key)
-    module = solver_module(type(solver).__name__, device)
 
     def make() -> Factor:
         return module.factorize(structure, values, solver)  # type: ignore[no-any-return]
 
     return FACTORS.get((key, structure, values.dtype), (values,), make) if getattr(module, "remember", True) else make()
+
+
+def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+    """All columns at once; one that failed is an error."""
+    outcome = factor.solve(b, adjoint=adjoint, x0=x0)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
 
 
 def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:

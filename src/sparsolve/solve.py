@@ -19,6 +19,7 @@ from .solvers import LU, Solver, callable_key
 __all__ = ["matmul", "solve", "solve_with_info"]
 
 _DEFAULT = LU()
+_DEFAULT_KEY = _DEFAULT.key
 
 
 def solve(
@@ -203,6 +204,8 @@ def _matrix(A: SparseMatrix | Tensor) -> SparseMatrix:
 
 def _key(solver: Any, b: Tensor) -> str:
     """What the op calls the solver."""
+    if solver is _DEFAULT:
+        return _DEFAULT_KEY
     if isinstance(solver, Solver):
         return solver.key
     if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):

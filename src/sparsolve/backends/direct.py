@@ -7,18 +7,20 @@ matrix is not singular to working precision. The last strategy decides: where it
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ConvergenceError, SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
+from ..threads import each
 from . import Outcome
 from .conditioning import condition, doubtful
 from .diagnosis import indefinite, not_finite, singular
 from .host import Structure
 from .lowered import Lowered, cast, lower
+from .products import Products
 from .strategy import Candidate, Decomposition, Matrix, candidates
 
 __all__ = ["DirectFactor", "factorize", "suitable"]
@@ -28,7 +30,23 @@ _REFINEMENTS = {
     False: (5, 100.0),
     True: (50, 10.0),
 }  # of a factor in lower precision or not: at most, and units of roundoff that will do
-_LIMITS = {char: np.finfo(char) for char in "fdFD"}
+_WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
+
+
+class _Limits(NamedTuple):
+    """Of a precision: unit roundoff, the smallest normal number, and what underflow may leave of a residual."""
+
+    eps: float
+    tiny: float
+    least: float
+
+
+_LIMITS = {
+    c: _Limits(*(float(x) for x in (f.eps, f.tiny, 100 * f.smallest_subnormal))) for c in "fdFD" for f in [np.finfo(c)]
+}
+
+
+threads = True  # several matrices may be factorized at once
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> DirectFactor:
@@ -61,17 +79,20 @@ class DirectFactor:
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._structure, self._solver, self._lock = structure, solver, threading.Lock()
         A = structure.csc(values)
-        self._A, self._limits = {False: A}, _LIMITS[values.dtype.char]
+        self._A, self._limits, self._product = A, _LIMITS[values.dtype.char], Products(structure, A)
         if structure.empty:
             raise singular(A, "LU has no pivot to choose.")
         size = np.abs(A.data)
         rows = np.bincount(structure.csc_indices, size, structure.shape[0])
         columns = np.add.reduceat(size, structure.csc_indptr[:-1])
-        tiny = float(self._limits.tiny)
-        self._norms = {False: max(float(rows.max()), tiny), True: max(float(columns.max()), tiny)}
+        self._norms = {
+            adjoint: max(float(_largest(a)), self._limits.tiny) for adjoint, a in ((False, rows), (True, columns))
+        }
         with np.errstate(all="ignore"):
             self._scale = 1.0 / columns
-            self._probe = (structure.signs * (structure.filled(size) @ self._scale)).astype(values.dtype)
+            self._probe = (structure.signs * Products(structure, structure.filled(size))(self._scale, False)).astype(
+                values.dtype
+            )
         self._low = lower(values.dtype, solver)
         self._matrix = Matrix(structure, A if self._low is None else cast(A, self._low))
         if isinstance(solver, Cholesky) and not self._matrix.hermitian:
@@ -82,7 +103,7 @@ class DirectFactor:
     @property
     def nbytes(self) -> int:
         """Bytes of the decomposition and of the matrix held."""
-        return int(self._stage.decomposition.nbytes) + int(self._A[False].data.nbytes) + 16 * self._structure.shape[0]
+        return int(self._stage.decomposition.nbytes) + int(self._A.data.nbytes) + 16 * self._structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
@@ -124,24 +145,24 @@ class DirectFactor:
                 )
             )
         if self._low is not None:
-            return not_finite("values", self._A[False].data) or _too_low(fact, self._low, found)
+            return not_finite("values", self._A.data) or _too_low(fact, self._low, found)
         if isinstance(self._solver, Cholesky):
-            return not_finite("values", self._A[False].data) or indefinite(fact, self._A[False])
-        return singular(self._A[False], fact, found)
+            return not_finite("values", self._A.data) or indefinite(fact, self._A)
+        return singular(self._A, fact, found)
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error is small."""
-        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
+        norm, eps, least = self._norms[adjoint], self._limits.eps, self._limits.least
         most, units = _REFINEMENTS[self._low is not None]
-        tolerance = float(self._limits.eps) * max(units, self._structure.shape[0] ** 0.5)
+        tolerance = eps * max(units, self._structure.shape[0] ** 0.5)
         with np.errstate(all="ignore"):
-            size = np.abs(b).max(axis=0) / norm
+            size = _largest(b) / norm
             x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
             for _ in range(most):
-                residual = b - self._multiply(x, adjoint)
+                residual = b - self._product(x, adjoint)
                 # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
-                bound = tolerance * (np.abs(x).max(axis=0) + size) + least * (1 + 1 / norm)
-                if np.all((np.abs(residual).max(axis=0) / norm <= bound) & (bound < np.inf)):
+                bound = tolerance * (_largest(x) + size) + least * (1 + 1 / norm)
+                if ((_largest(residual) / norm <= bound) & (bound < np.inf)).all():
                     return x
                 x = x + self._substitute(stage, residual, adjoint)
         raise _DistrustedError("A large residual was left, even after refinement.", None)
@@ -160,20 +181,12 @@ class DirectFactor:
 
     def _judge(self, stage: _Stage, excited: Any) -> None:
         """Refuse a matrix that is singular to working precision."""
-        eps = float((self._low or self._limits).eps)
+        eps = self._limits.eps if self._low is None else float(self._low.eps)
         if doubtful(float((np.abs(excited) / self._scale).max()), eps):
-            found = condition(self._A[False], stage.decomposition, self._structure.signs, eps)
+            found = condition(self._A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
                 raise _DistrustedError("A is singular to working precision.", found)
         stage.believed = True
-
-    def _multiply(self, x: Any, adjoint: bool) -> Any:
-        """`A x` or `Aᴴ x = conj(Aᵀ conj(x))`; the transposed view is kept once it is made."""
-        if not adjoint:
-            return self._A[False] @ x
-        if True not in self._A:
-            self._A[True] = self._structure.transposed(self._A[False])
-        return (self._A[True] @ x.conj()).conj() if np.iscomplexobj(x) else self._A[True] @ x
 
     def _substitute(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve with the decomposition, some columns at a time."""
@@ -181,7 +194,14 @@ class DirectFactor:
         if b.ndim == 1 or b.shape[1] <= stage.columns:
             return stage.decomposition.solve(b, trans)
         parts = [b[:, j : j + stage.columns] for j in range(0, b.shape[1], stage.columns)]
-        return np.concatenate([stage.decomposition.solve(part, trans) for part in parts], axis=1)
+        call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
+        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
+        return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
+
+
+def _largest(a: Any) -> Any:
+    """`‖a‖∞` of each column."""
+    return np.maximum.reduce(np.abs(a))
 
 
 def _too_low(fact: str, low: Any, found: float | None) -> SolveError:

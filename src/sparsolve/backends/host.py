@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from functools import cached_property
 from typing import Any
 
@@ -27,11 +26,10 @@ def array(t: Tensor) -> Any:
     """
     t = t.detach()
     conj, neg = t.is_conj(), t.is_neg()
-    if conj:
-        t = t.conj()
-    if neg:
-        t = torch._neg_view(t)
-    a = t.numpy()
+    if not (conj or neg):
+        return np.ascontiguousarray(t.numpy())
+    t = t.conj() if conj else t
+    a = (torch._neg_view(t) if neg else t).numpy()
     a = a.conj() if conj else a
     return np.ascontiguousarray(-a if neg else a)
 
@@ -59,12 +57,14 @@ def zeros(shape: tuple[int, ...]) -> Any:
 def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
     """The analysis of a pattern, validated and made once, then found again by its entries."""
 
+    pointers, columns = np.ascontiguousarray(crow.numpy()), np.ascontiguousarray(col.numpy())
+
     def make() -> Structure:
         check_form(crow, col, shape)
         check_entries(crow, col, shape)
-        return Structure(array(crow), array(col), shape)
+        return Structure(pointers, columns, shape)
 
-    return ANALYSES.get(("host", shape, crow.dtype), (array(crow), array(col)), make)  # type: ignore[no-any-return]
+    return ANALYSES.get(("host", shape, columns.dtype), (pointers, columns), make)  # type: ignore[no-any-return]
 
 
 class Structure:
@@ -142,6 +142,13 @@ class Structure:
         return np.repeat(np.arange(self.shape[1], dtype=np.int32), np.diff(self.csc_indptr))
 
     @cached_property
+    def by_rows(self) -> tuple[Any, Any, Any]:
+        """The canonical entries row by row: their places, their columns, and where each row starts."""
+        order = np.argsort(self.csc_indices, kind="stable")
+        starts = np.concatenate([[0], np.cumsum(np.bincount(self.csc_indices, minlength=self.shape[0]))[:-1]])
+        return order, self.columns[order], starts
+
+    @cached_property
     def band(self) -> tuple[int, int]:
         """How far entries are below and above the diagonal, at most."""
         below = self.csc_indices - self.columns
@@ -170,7 +177,8 @@ class Structure:
 
 def _filled(template: Any, data: Any) -> Any:
     """A SciPy matrix with the template's indices; its constructor would check them again."""
-    A = copy.copy(template)
+    A = object.__new__(type(template))
+    A.__dict__.update(template.__dict__)
     A.data = data
     return A
 
