@@ -38,6 +38,8 @@ ORDER = [
     "backends.ordering",
     "backends.strategy",
     "backends.lowered",
+    "backends.decomposition",
+    "backends.mkl",
     "backends.preconditioners",
     "backends.entries",
     "backends.lapack",
@@ -55,7 +57,20 @@ ORDER = [
     "c4t",
     "__init__",
 ]
-OPTIONAL = {"cupy", "cupyx", "pyamg", "pymetis", "matplotlib", "tqdm", "pytest", "hypothesis", "pypardiso", "sksparse"}
+OPTIONAL = {
+    "cupy",
+    "cupyx",
+    "pyamg",
+    "pymetis",
+    "matplotlib",
+    "tqdm",
+    "pytest",
+    "hypothesis",
+    "pypardiso",
+    "sksparse",
+    "klujax",
+    "klujax_cpp",
+}
 REQUIRED = {"torch", "numpy", "scipy", "optree"}
 
 # Private names of torch outside registration.py, with what each is for.
