@@ -308,22 +308,20 @@ def test_not_positive(name: str, dtype: torch.dtype) -> None:
 @each_module
 def test_the_reason_names_the_extra(name: str) -> None:
     """In a process where the library cannot be found."""
-    code = """
-    import ctypes, ctypes.util, importlib.metadata as metadata, os, pathlib, sys
+    code = f"""
+    import ctypes, ctypes.util, importlib.metadata as metadata, os, sys
+    from sparsolve.backends import {name}
     for key in ("MKLROOT", "CONDA_PREFIX"):
         os.environ.pop(key, None)
     def absent(*_):
         raise metadata.PackageNotFoundError
-    metadata.files = absent
-    sys.prefix = "/nowhere"
-    ctypes.util.find_library = lambda _: None
+    def cannot(*_):
+        raise OSError
+    metadata.files, ctypes.CDLL, sys.prefix = absent, cannot, "/nowhere"
     sys.modules["pymetis"] = sys.modules["klujax_cpp"] = None
-    """
-    code = textwrap.dedent(code) + textwrap.dedent(f"""
-    from sparsolve.backends import {name}
     print({name}.missing())
     assert {name}.missing() is {name}.missing()
-    """)
+    """
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(f'pip install "sparsolve[{EXTRAS[name]}]" installs it.\n')
