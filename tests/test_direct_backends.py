@@ -155,6 +155,29 @@ def test_very_different_values_on_an_old_pattern(name: str) -> None:
         check(B, decompose(B, structure, "general", fresh=True), 1e-8)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_klu_uses_pivots_again_and_not_too_long(dtype: torch.dtype) -> None:
+    """The copy of a factor takes new values; where its pivots have become tiny, new ones are chosen, and both stay right."""
+    klu = module("klu")
+    A, structure = system("circuit", dtype, "general")
+    n = A.shape[0]
+    first = klu.decompose(A, structure, "general")
+    follows, again = klu.KLUDecomposition._follows, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(klu.KLUDecomposition, "_follows", lambda *a: again.append(follows(*a)) or again[-1])
+        second = klu.decompose(A * 2, structure, "general")
+        B = A.copy()
+        B.data[:] = 1 + np.random.default_rng(0).random(A.nnz)
+        B.data[np.flatnonzero(B.indices == np.repeat(np.arange(n), np.diff(B.indptr)))] = 1e-9
+        third = klu.decompose(B, structure, "general")
+        assert again == [True, False]
+    for M, factor in ((A, first), (A * 2, second), (B, third)):
+        check(M, factor, 1e-10)
+    del first, second
+    gc.collect()
+    check(B, third, 1e-10)
+
+
 @each_module
 def test_threads(name: str) -> None:
     """One factor in four threads, and four factors of one pattern."""

@@ -26,6 +26,7 @@ from .host import Structure
 __all__ = ["Analysis", "KLUDecomposition", "decompose", "missing"]
 
 _REMEDY = 'pip install "sparsolve[klu]" installs it.'
+_GROWTH = 1e-4  # reciprocal pivot growth below which pivots are chosen anew; KLU's own threshold for a pivot is 1e-3
 _FAILURES = {
     1: "KLU met a zero pivot.",
     -2: "KLU ran out of memory.",
@@ -49,6 +50,19 @@ class _Common(ctypes.Structure):
     )
 
 
+class _Numeric(ctypes.Structure):
+    """`klu_numeric`, the same since its first version."""
+
+    _fields_ = (
+        *((name, ctypes.c_int) for name in ("n", "nblocks", "lnz", "unz", "max_lnz_block", "max_unz_block")),
+        *((name, ctypes.c_void_p) for name in ("Pnum", "Pinv", "Lip", "Uip", "Llen", "Ulen", "LUbx", "LUsize")),
+        *((name, ctypes.c_void_p) for name in ("Udiag", "Rs")),
+        ("worksize", ctypes.c_size_t),
+        *((name, ctypes.c_void_p) for name in ("Work", "Xwork", "Iwork", "Offp", "Offi", "Offx")),
+        ("nzoff", ctypes.c_int),
+    )
+
+
 def missing() -> str | None:
     """None if KLU can be used here, else why not and what to install."""
     return _loaded()[1]
@@ -60,7 +74,7 @@ def _loaded() -> tuple[Any, str | None]:
     for place in _places():
         try:
             library = ctypes.CDLL(place)
-            for name in ("klu_analyze", "klu_factor", "klu_z_factor"):
+            for name in ("klu_analyze", "klu_factor", "klu_z_factor", "klu_malloc"):
                 getattr(library, name).restype = ctypes.c_void_p
             _common(library)
         except (OSError, AttributeError, RuntimeError) as error:
@@ -100,11 +114,13 @@ def _common(library: Any) -> _Common:
 def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> KLUDecomposition:
     """Factorize a canonical CSC matrix on the analysis of its pattern (block triangular form and ordering), which needs no values.
 
+    While an earlier factor of the pattern is alive, its pivots and its fill are used again, unless elements grow too much.
+
     Args:
         A: `(n, n)`, float32, float64, complex64 or complex128.
         structure: of its pattern.
         kind: makes no difference.
-        fresh: analyse anew.
+        fresh: analyse and choose pivots anew.
 
     Raises:
         DecompositionError: a zero pivot.
@@ -122,6 +138,7 @@ class Analysis:
         library = _loaded()[0]
         common = _common(library)
         self.form = (A.indptr, A.indices)
+        self.latest: dict[str, weakref.ref[KLUDecomposition]] = {}  # of real and of complex factors
         self.symbolic = library.klu_analyze(ctypes.c_int(A.shape[0]), *map(_address, self.form), ctypes.byref(common))
         if not self.symbolic:
             raise _failed(common)
@@ -139,12 +156,33 @@ class KLUDecomposition:
         self._lock, self._process = threading.Lock(), os.getpid()
         self._common = common = _common(self._library)
         data = np.ascontiguousarray(A.data, dtype="D" if A.dtype.kind == "c" else "d")
-        arrays = map(_address, (*analysis.form, data))
-        self._numeric = self._call("factor", *arrays, analysis.symbolic)
-        if not self._numeric:
-            raise _failed(common)
-        weakref.finalize(self, _free, f"{self._prefix}free_numeric", self._numeric, common).atexit = False
+        if not self._follows(analysis.latest.get(self._prefix, lambda: None)(), data):
+            self._numeric = self._call("factor", *map(_address, (*analysis.form, data)), analysis.symbolic)
+            if not self._numeric:
+                raise _failed(common)
+            self._own()
+        analysis.latest[self._prefix] = weakref.ref(self)
         self.nbytes = int(common.memusage)
+
+    def _own(self) -> None:
+        """From here on the numeric object is released with this one."""
+        name = f"{self._prefix}free_numeric"
+        self._release = weakref.finalize(self, _free, name, self._numeric, self._common)
+        self._release.atexit = False
+
+    def _follows(self, earlier: KLUDecomposition | None, data: Any) -> bool:
+        """Refactor a copy of an earlier factor; False where there is none, or its pivots do not serve these values."""
+        if earlier is None:
+            return False
+        self._numeric = _copied(self._library, earlier._numeric, self._prefix == "klu_z_", self._common)
+        self._own()
+        arrays = [_address(a) for a in (*self._analysis.form, data)]
+        objects = (self._analysis.symbolic, self._numeric)
+        done = self._call("refactor", *arrays, *objects) and self._call("rgrowth", *arrays, *objects)
+        if done and self._common.rgrowth >= _GROWTH:
+            return True
+        self._release()
+        return False
 
     def _call(self, name: str, *arguments: Any) -> Any:
         pointers = [ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments]
@@ -166,6 +204,36 @@ class KLUDecomposition:
         if not done:
             raise _failed(self._common)
         return x.astype(self._dtype, copy=False)
+
+
+def _copied(library: Any, pointer: int, is_complex: bool, common: _Common) -> int:
+    """A numeric object like another, in KLU's own memory: what `klu_free_numeric` will release."""
+    old = _Numeric.from_address(pointer)
+    n, ints, entries = old.n, ctypes.sizeof(ctypes.c_int), 16 if is_complex else 8
+
+    def copy(source: int | None, nbytes: int) -> int | None:
+        if not source:
+            return None
+        target = library.klu_malloc(ctypes.c_size_t(nbytes), ctypes.c_size_t(1), ctypes.byref(common))
+        if not target:
+            raise _failed(common)
+        ctypes.memmove(target, source, nbytes)
+        return int(target)
+
+    new = _Numeric.from_address(copy(pointer, ctypes.sizeof(_Numeric)) or 0)
+    for name in ("Pnum", "Pinv", "Lip", "Uip", "Llen", "Ulen"):
+        setattr(new, name, copy(getattr(old, name), n * ints))
+    sizes = {"Udiag": n * entries, "Rs": n * 8, "Offp": (n + 1) * ints, "Offi": (old.nzoff + 1) * ints}
+    sizes |= {"Offx": (old.nzoff + 1) * entries, "LUbx": old.nblocks * 8, "LUsize": old.nblocks * 8}
+    for name, nbytes in sizes.items():
+        setattr(new, name, copy(getattr(old, name), nbytes))
+    blocks = (ctypes.c_void_p * old.nblocks).from_address(new.LUbx)
+    lengths = np.frombuffer((ctypes.c_size_t * old.nblocks).from_address(new.LUsize), dtype=np.uintp)
+    for block in np.flatnonzero(lengths):  # those larger than 1x1
+        blocks[block] = copy(blocks[block], int(lengths[block]) * entries)
+    new.Work = new.Xwork = copy(old.Work, old.worksize)
+    new.Iwork = new.Work + (old.Iwork - old.Work)  # a part of it
+    return ctypes.addressof(new)
 
 
 def _address(a: Any) -> ctypes.c_void_p:
