@@ -129,12 +129,12 @@ def test_new_values_on_an_old_pattern(name: str, dtype: torch.dtype, kind: str) 
     A, structure = system("Poisson 3-D", dtype, kind)
     matrices = [A * s for s in np.linspace(1, 3, 70)]
     factors = [decompose(M, structure, kind) for M in matrices]
-    assert len(structure.orderings) == 1
-    analysis = next(iter(structure.orderings.values()))
+    assert len(structure.found) == 1
+    analysis = next(iter(structure.found.values()))
     for M, factor in zip(matrices[::7], factors[::7], strict=True):
         check(M, factor)
     again = decompose(matrices[0], structure, kind)
-    assert next(iter(structure.orderings.values())) is analysis
+    assert next(iter(structure.found.values())) is analysis
     check(matrices[0], again)
     check(matrices[0], decompose(matrices[0], structure, kind, fresh=True))
     check(matrices[3], factors[3])  # what others do to the analysis does not matter

@@ -1,15 +1,16 @@
 """The contract of the optional direct solvers `pardiso`, `klu` and `metis`: they decompose and solve, and check nothing.
 
 Each module has `missing()`, which is None or the sentence that says what to install, and
-`decompose(A, structure, kind, fresh=False)`. What a caller must check is the residual: a library may return numbers of any size
-for a singular matrix and call that success.
+`decompose(A, structure, kind, fresh=False)`. The result is a `strategy.Decomposition` that also has `perturbed`, how many pivots the
+library replaced by larger ones: where it is not 0, only refinement makes solutions right. The caller checks the residual, since a library
+may return numbers of any size for a singular matrix and call that success.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-__all__ = ["Decomposition", "DecompositionError", "Kind", "NotPositive"]
+__all__ = ["DecompositionError", "Kind", "NotPositive"]
 
 Kind = Literal["general", "symmetric", "hermitian", "positive"]
 
@@ -20,18 +21,3 @@ class DecompositionError(RuntimeError):
 
 class NotPositive(DecompositionError):  # noqa: N818 - the fact, not the failure
     """A matrix that was to be Hermitian positive definite has a pivot that is not positive."""
-
-
-class Decomposition(Protocol):
-    """Factors of one matrix.
-
-    Attributes:
-        nbytes: estimate of the bytes held, the library's own memory included.
-        perturbed: how many pivots the library replaced by larger ones; where it is not 0, only refinement makes solutions right.
-    """
-
-    nbytes: int
-    perturbed: int
-
-    def solve(self, b: Any, trans: str) -> Any:
-        """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b` for trans "N", "T", "H"; `b` `(n,)` or `(n, k)` in any order, of A's dtype."""

@@ -125,9 +125,9 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     Raises:
         DecompositionError: a zero pivot.
     """
-    analysis = None if fresh else structure.orderings.get(__name__)
+    analysis = None if fresh else structure.found.get(__name__)
     if analysis is None:
-        analysis = structure.orderings[__name__] = Analysis(A)
+        analysis = structure.found[__name__] = Analysis(A)
     return KLUDecomposition(analysis, A)
 
 
@@ -146,7 +146,7 @@ class Analysis:
 
 
 class KLUDecomposition:
-    """Factors of one matrix: see `Decomposition`."""
+    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
 
     perturbed = 0
 
@@ -188,7 +188,7 @@ class KLUDecomposition:
         pointers = [ctypes.c_void_p(a) if isinstance(a, int) else a for a in arguments]
         return getattr(self._library, self._prefix + name)(*pointers, ctypes.byref(self._common))
 
-    def solve(self, b: Any, trans: str) -> Any:
+    def solve(self, b: Any, trans: str = "N") -> Any:
         """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order."""
         x = np.array(b, dtype="D" if self._dtype.kind == "c" else "d", order="F")
         if x.size == 0:

@@ -17,7 +17,7 @@ import scipy.sparse.linalg as sla
 from ..errors import sentence
 from .decomposition import DecompositionError, Kind
 from .host import Structure
-from .ordering import Ordering, Reordered
+from .ordering import Ordering, Reordered, SuperLUFactor
 
 __all__ = ["MetisDecomposition", "decompose", "missing"]
 
@@ -53,18 +53,19 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     Raises:
         DecompositionError: a zero pivot.
     """
-    ordering = None if fresh else structure.orderings.get(__name__)
+    ordering = None if fresh else structure.found.get(__name__)
     if ordering is None:
-        ordering = structure.orderings[__name__] = Ordering(A, _places(A), symmetric=True)
+        order = _order(A)
+        ordering = structure.found[__name__] = Ordering(A, order, order)
     try:
         lu = sla.splu(ordering.matrix(A.data), **_OPTIONS)
     except RuntimeError as error:
         raise DecompositionError(sentence("SuperLU met an exactly zero pivot.", said=error)) from error
-    return MetisDecomposition(Reordered(lu, ordering), A, kind)
+    return MetisDecomposition(SuperLUFactor(Reordered(lu, ordering), A), kind, A.dtype)
 
 
-def _places(A: Any) -> Any:
-    """The place of each column, by nested dissection of the graph of `A + Aᵀ` without its diagonal."""
+def _order(A: Any) -> Any:
+    """The order of rows and columns, by nested dissection of the graph of `A + Aᵀ` without its diagonal."""
     n = A.shape[0]
     ones = sp.csc_matrix((np.ones(A.nnz, dtype=np.int8), A.indices, A.indptr), shape=A.shape)
     graph = (ones + ones.T).tocsr()
@@ -73,21 +74,20 @@ def _places(A: Any) -> Any:
     if graph.nnz == 0:
         return np.arange(n)
     pymetis = _loaded()[0]
-    places = pymetis.nested_dissection(adjacency=pymetis.CSRAdjacency(graph.indptr, graph.indices))[1]
-    return np.asarray(places)
+    adjacency = pymetis.CSRAdjacency(graph.indptr, graph.indices)
+    return np.asarray(pymetis.nested_dissection(adjacency=adjacency)[0])
 
 
 class MetisDecomposition:
-    """Factors of one matrix: see `Decomposition`."""
+    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
 
     perturbed = 0
 
-    def __init__(self, lu: Reordered, A: Any, kind: Kind) -> None:
-        self._lu, self._dtype = lu, A.dtype
+    def __init__(self, lu: SuperLUFactor, kind: Kind, dtype: Any) -> None:
+        self._lu, self._dtype, self.nbytes = lu, dtype, lu.nbytes
         self._adjoint = {"general": None, "symmetric": "T", "hermitian": "H", "positive": "H"}[kind]
-        self.nbytes = int(1.5 * lu.nnz) * (int(A.dtype.itemsize) + 4) + 64 * int(A.shape[0])
 
-    def solve(self, b: Any, trans: str) -> Any:
+    def solve(self, b: Any, trans: str = "N") -> Any:
         """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order.
 
         SuperLU solves several columns at once for trans "N" only; where `Aᵀ` or `Aᴴ` is A, or its conjugate, that one is used.

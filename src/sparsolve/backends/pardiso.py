@@ -57,7 +57,7 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     """
     dominant = kind == "general" and _dominant(A, structure)
     key = (__name__, kind, A.dtype.char, dominant)
-    known = None if fresh else structure.orderings.get(key)
+    known = None if fresh else structure.found.get(key)
     if known is not None and known.process == os.getpid():
         try:
             found = PardisoDecomposition(known, A)
@@ -69,7 +69,7 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
                 return found
     # pivots of `L D Lᴴ` are sought in one supernode only: where there are none, LU finds some
     made, found = _best(A, (kind, "general") if kind in ("symmetric", "hermitian") else (kind,), dominant)
-    structure.orderings[key] = made
+    structure.found[key] = made
     return found
 
 
@@ -232,7 +232,7 @@ def _free(pt: Any, mtype: int, form: Any, iparm: Any, n_threads: int, process: i
 
 
 class PardisoDecomposition:
-    """Factors of one matrix: see `Decomposition`."""
+    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
 
     def __init__(self, analysis: Analysis, A: Any) -> None:
         self._analysis, self._A = analysis, A
@@ -246,7 +246,7 @@ class PardisoDecomposition:
         self.perturbed = int(iparm[13])
         self.nbytes = 1024 * int(max(iparm[15], 0) + max(iparm[16], 0)) + int(self._data.nbytes)
 
-    def solve(self, b: Any, trans: str) -> Any:
+    def solve(self, b: Any, trans: str = "N") -> Any:
         """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order."""
         if self._analysis.process != os.getpid():  # a forked child: the parent's threads and locks are gone
             self._analysis = Analysis(self._A, self._analysis.kind, bool(self._analysis.settings[23]))
