@@ -287,6 +287,44 @@ def test_the_number_of_threads_may_change(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.parametrize(
+    ("before", "outcome"),
+    [
+        ("", "None 2"),
+        ("os.environ.update(MKL_THREADING_LAYER='TBB', MKL_INTERFACE_LAYER='ILP64')", "None 2"),
+        ("set_layers(0, 0)", "None 1"),  # Intel's: one thread is safe
+        ("set_layers(4, 0)", "TBB threads already"),
+        ("set_layers(3, 1)", "64-bit integers already"),
+    ],
+)
+def test_how_this_process_uses_mkl_already(before: str, outcome: str) -> None:
+    """Environment variables are overruled; what cannot be changed is lived with, or said."""
+    module("pardiso")
+    code = f"""
+    import ctypes, os
+    import torch
+    from sparsolve.backends import mkl
+    from test_direct_backends import check, made, poisson
+    torch.set_num_threads(2)
+    def set_layers(threading, integers):
+        place = next(mkl._places())
+        if threading == 4:
+            ctypes.CDLL(str(place.parent / "libtbb.so.12"), ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(str(place))
+        library.MKL_Set_Threading_Layer(threading), library.MKL_Set_Interface_Layer(integers)
+        library.MKL_Get_Max_Threads()
+    {before}
+    print(mkl.missing(), mkl.threads())
+    if mkl.missing() is None:
+        from sparsolve.backends.pardiso import decompose
+        A, structure = made(poisson(20, 20, 20))
+        check(A, decompose(A, structure, "general"))
+    """
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert outcome in done.stdout
+
+
 # ---- failures
 
 

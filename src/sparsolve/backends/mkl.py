@@ -22,7 +22,7 @@ import torch
 __all__ = ["missing", "pardiso", "threads"]
 
 _REMEDY = 'pip install "sparsolve[mkl]" installs it.'
-_SEQUENTIAL, _TBB, _GNU = 1, 2, 3  # MKL's numbers of its threading layers
+_SEQUENTIAL, _GNU, _TBB = 1, 3, 4  # MKL's numbers of its threading layers
 _LP64 = 0  # integers of 32 bits
 _PARTS = ("core", "intel_lp64", "sequential")
 
@@ -103,10 +103,10 @@ def _set_layers(library: Any, path: Path) -> bool:
     library.pardiso.argtypes = [ctypes.c_void_p] * 16
     wanted = _GNU if _shares_openmp() and list(path.parent.glob("*mkl_gnu_thread*")) else _SEQUENTIAL
     if library.MKL_Set_Interface_Layer(_LP64) & 1 != _LP64:
-        raise RuntimeError("this process uses it with 64-bit integers already (MKL_INTERFACE_LAYER)")
+        raise RuntimeError("this process uses it with 64-bit integers already")
     layer = library.MKL_Set_Threading_Layer(wanted)
     if layer == _TBB:
-        raise RuntimeError("this process uses it on TBB threads already (MKL_THREADING_LAYER), where PARDISO aborts")
+        raise RuntimeError("this process uses it on TBB threads already, where PARDISO aborts")
     return bool(layer == wanted == _GNU)
 
 
