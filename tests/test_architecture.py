@@ -40,6 +40,8 @@ ORDER = [
     "backends.ordering",
     "backends.strategy",
     "backends.lowered",
+    "backends.decomposition",
+    "backends.mkl",
     "backends.preconditioners",
     "backends.entries",
     "backends.lapack",
@@ -57,7 +59,20 @@ ORDER = [
     "c4t",
     "__init__",
 ]
-OPTIONAL = {"cupy", "cupyx", "pyamg", "pymetis", "matplotlib", "tqdm", "pytest", "hypothesis", "pypardiso", "sksparse"}
+OPTIONAL = {
+    "cupy",
+    "cupyx",
+    "pyamg",
+    "pymetis",
+    "matplotlib",
+    "tqdm",
+    "pytest",
+    "hypothesis",
+    "pypardiso",
+    "sksparse",
+    "klujax",
+    "klujax_cpp",
+}
 REQUIRED = {"torch", "numpy", "scipy", "optree"}
 
 # Private names of torch outside registration.py, with what each is for.

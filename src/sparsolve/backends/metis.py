@@ -1,0 +1,105 @@
+"""SuperLU in an order of METIS: nested dissection (Karypis and Kumar, SIAM J. Sci. Comput. 20, 1998), through `pymetis`.
+
+On 3-D and finite-element patterns it leaves 2 to 4 times less work than minimum degree. Rows are permuted like columns, and pivots are
+sought on the diagonal first, so this serves matrices whose diagonal is strong.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as sla
+
+from ..errors import sentence
+from .decomposition import DecompositionError, Kind
+from .host import Structure
+from .ordering import Ordering, Reordered, SuperLUFactor
+
+__all__ = ["MetisDecomposition", "decompose", "missing"]
+
+_OPTIONS = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.1, "panel_size": 8, "options": {"SymmetricMode": True}}
+_COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
+
+
+def missing() -> str | None:
+    """None if `pymetis` can be used here, else why not and what to install."""
+    return _loaded()[1]
+
+
+@cache
+def _loaded() -> tuple[Any, str | None]:
+    remedy = 'pip install "sparsolve[metis]" installs it.'
+    try:
+        return import_module("pymetis"), None
+    except ModuleNotFoundError:
+        return None, f"pymetis is not installed. {remedy}"
+    except ImportError as error:
+        return None, f"pymetis cannot be imported: {error}. {remedy}"
+
+
+def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> MetisDecomposition:
+    """Factorize a canonical CSC matrix in the order of its pattern; METIS is asked once a pattern.
+
+    Args:
+        A: `(n, n)`, float32, float64, complex64 or complex128, most of its diagonal nonzero.
+        structure: of its pattern.
+        kind: changes nothing here but how solutions with Aᵀ and Aᴴ are computed.
+        fresh: order anew.
+
+    Raises:
+        DecompositionError: a zero pivot.
+    """
+    ordering = None if fresh else structure.found.get(__name__)
+    if ordering is None:
+        order = _order(A)
+        ordering = structure.found[__name__] = Ordering(A, order, order)
+    try:
+        lu = sla.splu(ordering.matrix(A.data), **_OPTIONS)
+    except RuntimeError as error:
+        raise DecompositionError(sentence("SuperLU met an exactly zero pivot.", said=error)) from error
+    return MetisDecomposition(SuperLUFactor(Reordered(lu, ordering), A), kind, A.dtype)
+
+
+def _order(A: Any) -> Any:
+    """The order of rows and columns, by nested dissection of the graph of `A + Aᵀ` without its diagonal."""
+    n = A.shape[0]
+    ones = sp.csc_matrix((np.ones(A.nnz, dtype=np.int8), A.indices, A.indptr), shape=A.shape)
+    graph = (ones + ones.T).tocsr()
+    graph.setdiag(0)
+    graph.eliminate_zeros()
+    if graph.nnz == 0:
+        return np.arange(n)
+    pymetis = _loaded()[0]
+    adjacency = pymetis.CSRAdjacency(graph.indptr, graph.indices)
+    return np.asarray(pymetis.nested_dissection(adjacency=adjacency)[0])
+
+
+class MetisDecomposition:
+    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
+
+    perturbed = 0
+
+    def __init__(self, lu: SuperLUFactor, kind: Kind, dtype: Any) -> None:
+        self._lu, self._dtype, self.nbytes = lu, dtype, lu.nbytes
+        self._adjoint = {"general": None, "symmetric": "T", "hermitian": "H", "positive": "H"}[kind]
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order.
+
+        SuperLU solves several columns at once for trans "N" only; where `Aᵀ` or `Aᴴ` is A, or its conjugate, that one is used.
+        """
+        if self._adjoint is not None and trans != "N":
+            if trans == self._adjoint or not np.iscomplexobj(b):
+                return self.solve(b, "N")
+            return self.solve(b.conj(), "N").conj()
+        b = np.asarray(b, dtype=self._dtype)
+        if b.size == 0:
+            return np.empty_like(b)
+        if b.ndim == 1 or b.shape[1] <= _COLUMNS:
+            return self._lu.solve(b, trans)
+        parts = [self._lu.solve(b[:, j : j + _COLUMNS], trans) for j in range(0, b.shape[1], _COLUMNS)]
+        return np.concatenate(parts, axis=1)

@@ -1,0 +1,261 @@
+"""MKL PARDISO: LU, `L D Lᵀ`, `L D Lᴴ` and Cholesky, with several factors of one pattern on one analysis.
+
+A canonical CSC matrix is the CSR matrix of `Aᵀ`, so A itself is the transposed system there. Where A is its own transpose
+or adjoint, the lower triangle by columns is the upper triangle by rows that PARDISO wants.
+
+Settings (Intel oneMKL developer reference, "pardiso iparm Parameter"; indices from 0): `iparm[7] = 0`, no refinement unless
+pivots were perturbed; `iparm[23] = 1` with `iparm[10] = iparm[12] = 0`, no scaling and no matching, where the diagonal is strong anyway.
+PARDISO returned success with residuals of 1e22 for singular matrices: the caller checks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from ..errors import sentence
+from .decomposition import DecompositionError, Kind, NotPositive
+from .host import Structure
+from .mkl import missing, pardiso, threads
+
+__all__ = ["Analysis", "PardisoDecomposition", "decompose", "missing"]
+
+_SLOTS = 32  # factors on one analysis: 32 cost no more than 1, 1024 a millisecond
+_TYPES = {"general": (11, 13), "symmetric": (-2, 6), "hermitian": (-2, -4), "positive": (2, 4)}  # real, complex
+_ANALYSE, _FACTORIZE, _SOLVE, _RELEASE_ONE, _RELEASE_ALL = 11, 22, 33, 0, -1
+_FAILURES = {
+    -1: "PARDISO called its input inconsistent.",
+    -2: "PARDISO ran out of memory.",
+    -3: "PARDISO could not order the unknowns.",
+    -4: "PARDISO met a zero pivot.",
+    -6: "PARDISO could not order the unknowns: no choice of values on this pattern is nonsingular.",
+    -7: "PARDISO met a singular diagonal block.",
+    -8: "The factors have more entries than 32-bit integers can count.",
+}
+
+
+def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> PardisoDecomposition:
+    """Factorize a canonical CSC matrix, with the analysis of its pattern that an earlier one left.
+
+    Scaling and matching belong to the analysis, and come from the values it was made with. If they fail these values
+    (more perturbed pivots than the first had), the analysis is made anew.
+
+    Args:
+        A: `(n, n)`, float32, float64, complex64 or complex128.
+        structure: of its pattern.
+        kind: what A is known to be.
+        fresh: make the analysis anew at once.
+
+    Raises:
+        DecompositionError: the library says so; NotPositive where `kind` is "positive" and a pivot is not.
+    """
+    dominant = kind == "general" and _dominant(A, structure)
+    key = (__name__, kind, A.dtype.char, dominant)
+    known = None if fresh else structure.found.get(key)
+    if known is not None and known.process == os.getpid():
+        try:
+            found = PardisoDecomposition(known, A)
+        except DecompositionError:
+            if kind == "positive":  # nothing there depends on values
+                raise
+        else:
+            if found.perturbed <= known.perturbed:
+                return found
+    # pivots of `L D Lᴴ` are sought in one supernode only: where there are none, LU finds some
+    made, found = _best(A, (kind, "general") if kind in ("symmetric", "hermitian") else (kind,), dominant)
+    structure.found[key] = made
+    return found
+
+
+def _best(A: Any, kinds: tuple[Kind, ...], dominant: bool) -> tuple[Analysis, PardisoDecomposition]:
+    """The first of these kinds that goes without perturbed pivots, or the last."""
+    for kind in kinds:
+        with contextlib.ExitStack() as stack:
+            if kind != kinds[-1]:
+                stack.enter_context(contextlib.suppress(DecompositionError))
+            made = Analysis(A, kind, dominant)
+            found = PardisoDecomposition(made, A)
+            made.perturbed = found.perturbed
+            if not found.perturbed or kind == kinds[-1]:
+                return made, found
+    raise AssertionError("the last kind returns or raises")
+
+
+def _dominant(A: Any, structure: Structure) -> bool:
+    """Whether every diagonal entry is at least as large as the rest of its column together."""
+    size = np.abs(A.data)
+    if len(structure.diagonal) < A.shape[0] or structure.empty:
+        return False
+    return bool(np.all(2.0000001 * size[structure.diagonal] >= np.add.reduceat(size, A.indptr[:-1])))
+
+
+class Analysis:
+    """What PARDISO finds out about a pattern, with the first values where scaling and matching want them.
+
+    Attributes:
+        kind: of the matrices.
+        form: `(indptr, indices)` of the CSR matrix that PARDISO sees.
+        process: the one that may use it; a forked child may not.
+        perturbed: pivots replaced in the first values' factorization.
+    """
+
+    def __init__(self, A: Any, kind: Kind, dominant: bool) -> None:
+        self.kind, self.process, self.perturbed = kind, os.getpid(), 0
+        self.mtype = _TYPES[kind][A.dtype.kind == "c"]
+        self.settings = _settings(kind, dominant, A.dtype.char in "fF")
+        self.form, self._places = (A.indptr, A.indices), None
+        if kind != "general":
+            self.form, self._places = _triangle(A)
+        self._lock = threading.Lock()
+        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()  # those with factors, which keep them alive
+        self._newest: _Handle | None = None
+
+    def data(self, A: Any) -> Any:
+        """The values that belong to `form`."""
+        if self._places is None:
+            return A.data
+        data = np.append(A.data, A.dtype.type(0))[self._places]
+        return data.conj() if self.mtype in (4, -4) else data
+
+    def slot(self, data: Any) -> tuple[_Handle, int]:
+        """A place for one more factor; a new handle, analysed with `data`, where all places are taken."""
+        with self._lock:
+            for handle in list(self._handles):
+                slot = handle.take()
+                if slot is not None:
+                    return handle, slot
+            self._newest = handle = _Handle(self, data)
+            self._handles.add(handle)
+            return handle, handle.take() or 0
+
+
+def _triangle(A: Any) -> tuple[tuple[Any, Any], Any]:
+    """The lower triangle by columns, every diagonal entry there, and where its values are in A's; -1 for one that A does not have."""
+    n = A.shape[0]
+    columns = np.repeat(np.arange(n, dtype=np.int32), np.diff(A.indptr))
+    kept = np.flatnonzero(A.indices >= columns)
+    absent = np.setdiff1d(np.arange(n, dtype=np.int32), columns[A.indices == columns])
+    rows, columns = np.concatenate([A.indices[kept], absent]), np.concatenate([columns[kept], absent])
+    order = np.lexsort((rows, columns))
+    places = np.concatenate([kept, np.full(len(absent), -1)])[order]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(columns, minlength=n))]).astype(np.int32)
+    return (indptr, rows[order].astype(np.int32)), places
+
+
+def _settings(kind: Kind, dominant: bool, single: bool) -> Any:
+    """`iparm`."""
+    iparm = np.zeros(64, dtype=np.int32)
+    strong = dominant or kind == "positive"
+    iparm[0] = iparm[34] = 1  # these settings, indices from 0
+    iparm[1] = 2  # METIS
+    iparm[9] = 5 if single else 13 if kind == "general" else 8  # pivots below 10^-this times the norm are replaced
+    iparm[10] = iparm[12] = not strong  # scaling, matching
+    iparm[20] = 1  # Bunch-Kaufman pivots of 1x1 and 2x2
+    iparm[23] = strong  # two-level factorization, without the two above
+    iparm[27] = single
+    return iparm
+
+
+class _Handle:
+    """PARDISO's memory for one analysis and its factors, used by one thread at a time.
+
+    The number of threads stays what it was at the analysis: PARDISO crashes if it changes between phases.
+    """
+
+    def __init__(self, analysis: Analysis, data: Any) -> None:
+        self._pt, self._iparm = np.zeros(64, dtype=np.int64), analysis.settings.copy()
+        self._mtype, self._form, self._threads = analysis.mtype, analysis.form, threads()
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._free, self._idle = deque(range(1, _SLOTS + 1)), deque[int]()
+        # at exit the system takes the memory back: MKL may be gone before
+        weakref.finalize(
+            self, _free, self._pt, self._mtype, self._form, self._iparm, self._threads, self._process
+        ).atexit = False
+        self._call(_ANALYSE, 1, data)
+
+    def take(self) -> int | None:
+        """A place for a factor, or None."""
+        try:
+            return self._free.popleft()
+        except IndexError:
+            return None
+
+    def run(self, phase: int, slot: int, data: Any, b: Any = None, x: Any = None, transposed: bool = False) -> Any:
+        """One phase; returns PARDISO's `iparm`."""
+        try:
+            with self._lock:
+                return self._call(phase, slot, data, b, x, transposed)
+        finally:
+            self._sweep()
+
+    def release(self, slot: int) -> None:
+        """Give up a factor. The garbage collector may call this while this very thread is in `run`: then `run` does it at its end."""
+        if os.getpid() == self._process:
+            self._idle.append(slot)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        while self._idle and self._lock.acquire(blocking=False):
+            try:
+                while self._idle:
+                    slot = self._idle.popleft()
+                    with contextlib.suppress(DecompositionError):
+                        self._call(_RELEASE_ONE, slot, None)
+                    self._free.append(slot)
+            finally:
+                self._lock.release()
+
+    def _call(self, phase: int, slot: int, data: Any, b: Any = None, x: Any = None, transposed: bool = False) -> Any:
+        iparm = self._iparm if phase == _ANALYSE else self._iparm.copy()
+        iparm[11] = 2 * transposed
+        error = pardiso(self._pt, _SLOTS, slot, self._mtype, phase, data, self._form, iparm, b, x, self._threads)
+        if error == -4 and self._mtype in (2, 4):
+            raise NotPositive(
+                sentence("A pivot of the Cholesky factorization is not positive.", row=int(iparm[29]) - 1)
+            )
+        if error:
+            raise DecompositionError(sentence(_FAILURES.get(error, "PARDISO failed."), error=error, phase=phase))
+        return iparm
+
+
+def _free(pt: Any, mtype: int, form: Any, iparm: Any, n_threads: int, process: int) -> None:
+    """Release a handle, in the process that made it."""
+    if os.getpid() == process:
+        pardiso(pt, _SLOTS, 1, mtype, _RELEASE_ALL, None, form, iparm, None, None, n_threads)
+
+
+class PardisoDecomposition:
+    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
+
+    def __init__(self, analysis: Analysis, A: Any) -> None:
+        self._analysis, self._A = analysis, A
+        self._factorize()
+
+    def _factorize(self) -> None:
+        self._data = self._analysis.data(self._A)
+        self._handle, self._slot = self._analysis.slot(self._data)
+        weakref.finalize(self, self._handle.release, self._slot).atexit = False
+        iparm = self._handle.run(_FACTORIZE, self._slot, self._data)
+        self.perturbed = int(iparm[13])
+        self.nbytes = 1024 * int(max(iparm[15], 0) + max(iparm[16], 0)) + int(self._data.nbytes)
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order."""
+        if self._analysis.process != os.getpid():  # a forked child: the parent's threads and locks are gone
+            self._analysis = Analysis(self._A, self._analysis.kind, bool(self._analysis.settings[23]))
+            self._factorize()
+        kind = self._analysis.kind
+        transposed = kind == "general" and trans == "N"
+        conjugated = trans == ("T" if kind in ("hermitian", "positive") else "H") and np.iscomplexobj(b)
+        b = np.asfortranarray(b.conj() if conjugated else b, dtype=self._A.dtype)
+        x = np.empty_like(b)
+        if b.size:
+            self._handle.run(_SOLVE, self._slot, self._data, b, x, transposed)
+        return x.conj() if conjugated else x
