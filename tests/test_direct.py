@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 import oracle
 import sparsolve as sps
 from sparsolve import Strategy
-from sparsolve.backends import direct, lapack, strategy, superlu
+from sparsolve.backends import direct, klu, lapack, metis, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -415,11 +416,12 @@ def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
     values, pattern = made(same_shuffle(poisson(64, 64)), F64)
     batch = values * torch.arange(1.0, 9, dtype=F64)[:, None]
     b = torch.randn(4096, dtype=F64)
-    expected = [sps.solve(sps.SparseMatrix(v, pattern), b) for v in batch]
+    solve = partial(sps.solve, solver=sps.LU(backend="superlu"))
+    expected = [solve(sps.SparseMatrix(v, pattern), b) for v in batch]
     sps.clear_memo()
     monkeypatch.setattr(superlu.sla, "splu", splu)
     batch.requires_grad_()
-    x = torch.vmap(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b))(batch)
+    x = torch.vmap(lambda v: solve(sps.SparseMatrix(v, pattern), b))(batch)
     assert len(seen) == 2
     assert torch.equal(x.detach(), torch.stack(expected))
     x.sum().backward()
@@ -429,7 +431,7 @@ def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
     wrong[3] = 0
     wrong[6, 5] = torch.nan
     with pytest.raises(sps.SingularMatrixError, match="batch index 3"):
-        sps.solve(sps.SparseMatrix(wrong, pattern), torch.ones(8, 4096, 1, dtype=F64))
+        solve(sps.SparseMatrix(wrong, pattern), torch.ones(8, 4096, 1, dtype=F64))
 
 
 def test_blocks_of_columns_on_threads(two_threads, monkeypatch):
@@ -443,8 +445,129 @@ def test_blocks_of_columns_on_threads(two_threads, monkeypatch):
         return true(call, count, worthwhile=worthwhile)
 
     monkeypatch.setattr(direct, "each", counts)
-    X = sps.solve(A, B)
+    superlu_only = sps.LU(backend="superlu")
+    X = sps.solve(A, B, superlu_only)
     assert (7, True) in seen
     torch.set_num_threads(1)
-    assert torch.equal(X, sps.solve(A, B))
+    assert torch.equal(X, sps.solve(A, B, superlu_only))
     torch.testing.assert_close(sps.matmul(A, X), B, rtol=1e-10, atol=1e-10)
+
+
+# ---- optional libraries: chosen where they pay, believed like any other
+
+
+def needs(module):
+    why = module.missing()
+    return pytest.mark.skipif(why is not None, reason=str(why))
+
+
+def grid_values(sizes, dtype, shift=0.0, skew=0.0):
+    M = poisson(*sizes)
+    M = M - shift * sp.eye(M.shape[0]) + skew * sp.triu(M, 1)
+    return made(M, dtype, phases=False)
+
+
+OPTIONAL = {
+    "positive": (grid_values, (12, 12, 12), {}, Strategy.PARDISO_CHOLESKY, pardiso),
+    "indefinite": (grid_values, (12, 12, 12), {"shift": 3.3}, Strategy.PARDISO_SYMMETRIC, pardiso),
+    "unsymmetric": (grid_values, (12, 12, 12), {"skew": 0.02}, Strategy.PARDISO, pardiso),
+    "hardly any fill": (grid_values, (40, 100), {"skew": 0.02}, Strategy.KLU, klu),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=needs(case[-1])) for n, case in OPTIONAL.items()])
+def test_an_optional_library_is_chosen_where_it_pays(name, dtype):
+    """On a pattern that came before; the numbers agree with SuperLU's, and one factorization serves both directions."""
+    make, sizes, options, expected, _ = OPTIONAL[name]
+    values, pattern = make(sizes, dtype, **options)
+    b = torch.randn(pattern.shape[0], 2, dtype=dtype)
+    sps.solve(sps.SparseMatrix(2 * values, pattern), b)
+    made_before = sps.memo_info().factorizations
+    for adjoint in (False, True):
+        A = sps.SparseMatrix(values, pattern)
+        x, info = sps.solve_with_info(A, b, adjoint=adjoint)
+        assert {Strategy(int(s)) for s in info.strategy} == {expected}
+        left = (b - sps.matmul(A, x, adjoint=adjoint)).abs().max()
+        assert left < 200 * torch.finfo(dtype).eps * (12 * x.abs().max() + b.abs().max())
+        right = sps.solve(A, b, sps.LU(backend="superlu"), adjoint=adjoint)
+        if dtype in (F64, C128):
+            torch.testing.assert_close(x, right, rtol=0, atol=1e-9 * float(right.abs().max()))
+    assert sps.memo_info().factorizations == made_before + 2  # this one and SuperLU's
+    assert str(sps.explain(A)).startswith(expected.name)
+
+
+@needs(metis)
+def test_metis_orders_a_pattern_that_came_before():
+    values, pattern = grid_values((13, 13, 13), F64, skew=0.02)
+    found = []
+    for scale in (1.0, 2.0, 3.0):
+        A, b = sps.SparseMatrix(scale * values, pattern), torch.randn(2197, dtype=F64)
+        found.append(sps.explain(A, sps.LU(backend="metis")).choices)
+        x = sps.solve(A, b)
+        torch.testing.assert_close(sps.matmul(A, x), b, rtol=1e-10, atol=1e-10)
+    assert found[0] == ()
+    assert found[1][0][0] == found[2][0][0] == Strategy.METIS
+
+
+@needs(pardiso)
+def test_a_failed_cholesky_is_not_tried_again_on_the_pattern(monkeypatch):
+    tried, true = [], pardiso.decompose
+    monkeypatch.setattr(
+        pardiso, "decompose", lambda A, s, kind, fresh=False: tried.append(kind) or true(A, s, kind, fresh)
+    )
+    values, pattern = grid_values((12, 12, 12), F64, shift=3.3)
+    for scale in (1.0, 2.0, 3.0):
+        sps.solve(sps.SparseMatrix(scale * values, pattern), torch.ones(1728, dtype=F64))
+    assert tried == ["positive", "hermitian", "hermitian"]
+
+
+@needs(pardiso)
+@pytest.mark.parametrize("solver", [sps.LU(backend="pardiso"), sps.Cholesky(backend="pardiso")], ids=str)
+def test_gradients_with_pardiso(solver):
+    values, pattern = grid_values((12, 12, 12), C128)
+    b = torch.randn(1728, dtype=C128)
+    sps.solve(sps.SparseMatrix(values, pattern), b)
+    scale = torch.linspace(1, 2, 3, dtype=F64, requires_grad=True)
+
+    def f(scale, solver):
+        return torch.stack(
+            [sps.solve(sps.SparseMatrix(s * values, pattern), b, solver).abs().square().sum() for s in scale]
+        )
+
+    (got,) = torch.autograd.grad(f(scale, solver).sum(), scale)
+    (right,) = torch.autograd.grad(f(scale, sps.LU(backend="superlu")).sum(), scale)
+    torch.testing.assert_close(got, right, rtol=1e-9, atol=0)
+
+
+@needs(pardiso)
+def test_cholesky_by_pardiso_refuses_an_indefinite_matrix():
+    values, pattern = grid_values((12, 12, 12), F64, shift=3.3)
+    with pytest.raises(sps.NotPositiveDefiniteError, match="Use LU"):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(1728, dtype=F64), sps.Cholesky())
+
+
+@needs(pardiso)
+def test_a_singular_matrix_is_singular_with_pardiso_too():
+    values, pattern = grid_values((12, 12, 12), F64)
+    b = torch.ones(1728, dtype=F64)
+    sps.solve(sps.SparseMatrix(values, pattern), b)
+    row_sums = torch.zeros(1728, dtype=F64).index_add(0, pattern.rows().long(), values)
+    neumann = torch.where(pattern.rows() == pattern.col, values - row_sums[pattern.col.long()], values)
+    with pytest.raises(sps.SingularMatrixError, match="linearly dependent"):
+        sps.solve(sps.SparseMatrix(neumann, pattern), b)
+    assert sps.solve_with_info(sps.SparseMatrix(neumann, pattern), b).info.status == sps.Status.SINGULAR
+
+
+@pytest.mark.parametrize("backend", ["pardiso", "klu", "metis"])
+def test_a_pinned_library_that_is_not_there(backend, monkeypatch):
+    module = {"pardiso": pardiso, "klu": klu, "metis": metis}[backend]
+    monkeypatch.setattr(module, "missing", lambda: "It is not installed. pip install it.")
+    strategy._modules.cache_clear()
+    A = sps.SparseMatrix.from_torch(torch.eye(2).to_sparse())
+    try:
+        with pytest.raises(sps.BackendUnavailableError, match="pip install it"):
+            sps.solve(A, torch.ones(2), sps.LU(backend=backend))
+        assert sps.solve(A, torch.ones(2)).tolist() == [1, 1]
+    finally:
+        strategy._modules.cache_clear()

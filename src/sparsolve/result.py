@@ -42,6 +42,11 @@ class Strategy(IntEnum):
     SUPERLU_SYMMETRIC = 6
     SUPERLU = 7
     SUPERLU_CHOLESKY = 8
+    METIS = 9
+    KLU = 10
+    PARDISO = 11
+    PARDISO_SYMMETRIC = 12
+    PARDISO_CHOLESKY = 13
 
 
 class Info(NamedTuple):

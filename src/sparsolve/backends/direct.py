@@ -132,6 +132,7 @@ class DirectFactor:
             except RuntimeError as error:
                 fact, found = str(error), None
             else:
+                self._structure.found["decomposed"] = True
                 return _Stage(candidate, decomposition if self._low is None else Lowered(decomposition, self._low))
         raise self._failure(fact, found)
 

@@ -155,6 +155,11 @@ class Structure:
         return max(int(below.max(initial=0)), 0), max(int(-below.min(initial=0)), 0)
 
     @cached_property
+    def densest(self) -> int:
+        """Entries of the row, or of the column, that has most."""
+        return int(max(np.diff(self.indptr).max(initial=0), np.diff(self.csc_indptr).max(initial=0)))
+
+    @cached_property
     def mirror(self) -> Any:
         """Where entry `(j, i)` of the canonical matrix is, for each `(i, j)`; None for an unsymmetric pattern."""
         places = np.arange(self.csc_indices.size, dtype=np.int32)

@@ -20,12 +20,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import sentence
+from ..result import Strategy
 from .decomposition import DecompositionError, Kind
 from .host import Structure
+from .strategy import Candidate, Matrix
 
-__all__ = ["Analysis", "KLUDecomposition", "decompose", "missing"]
+__all__ = ["CANDIDATES", "Analysis", "KLUDecomposition", "decompose", "missing"]
 
 _REMEDY = 'pip install "sparsolve[klu]" installs it.'
+_LEAST, _MOST_WORK = 500, 40.0  # unknowns; operations for each entry of the factors, beyond which supernodes pay
 _GROWTH = 1e-4  # reciprocal pivot growth below which pivots are chosen anew; KLU's own threshold for a pivot is 1e-3
 _FAILURES = {
     1: "KLU met a zero pivot.",
@@ -132,7 +135,7 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
 
 
 class Analysis:
-    """KLU's `symbolic` object, read by all factorizations of a pattern."""
+    """KLU's `symbolic` object, read by all factorizations of a pattern; `work` is its estimate of the operations for each entry of the factors."""
 
     def __init__(self, A: Any) -> None:
         library = _loaded()[0]
@@ -143,6 +146,8 @@ class Analysis:
         if not self.symbolic:
             raise _failed(common)
         weakref.finalize(self, _free, "klu_free_symbolic", self.symbolic, common).atexit = False
+        _, flops, lower, upper = (ctypes.c_double * 4).from_address(self.symbolic)
+        self.work = flops / max(lower + upper, 1.0)
 
 
 class KLUDecomposition:
@@ -250,3 +255,19 @@ def _failed(common: _Common) -> DecompositionError:
 def _free(name: str, pointer: int, common: _Common) -> None:
     """Release one of KLU's objects; a forked child releases its own copy."""
     getattr(_loaded()[0], name)(ctypes.byref(ctypes.c_void_p(pointer)), ctypes.byref(common))
+
+
+def _suits(matrix: Matrix) -> str | None:
+    """Where hardly anything fills in (the measure that CHOLMOD chooses between its two methods by; Chen et al., ACM TOMS 35, 2008, algorithm 887)."""
+    if matrix.structure.shape[0] < _LEAST:
+        return None
+    found = matrix.structure.found
+    if __name__ not in found:
+        try:
+            found[__name__] = Analysis(matrix.A)
+        except DecompositionError:
+            return None
+    return "hardly anything fills in" if found[__name__].work <= _MOST_WORK else None
+
+
+CANDIDATES = (Candidate(Strategy.KLU, _suits, lambda m: decompose(m.A, m.structure, "general")),)

@@ -15,13 +15,17 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 
 from ..errors import sentence
+from ..result import Strategy
 from .decomposition import DecompositionError, Kind
 from .host import Structure
 from .ordering import Ordering, Reordered, SuperLUFactor
+from .strategy import Candidate, Matrix
 
-__all__ = ["MetisDecomposition", "decompose", "missing"]
+__all__ = ["CANDIDATES", "MetisDecomposition", "decompose", "missing"]
 
 _OPTIONS = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.1, "panel_size": 8, "options": {"SymmetricMode": True}}
+_LEAST, _LARGE = 2_000, 50_000  # unknowns of a 3-D pattern, of any
+_DENSE, _HUB = 6.3, 10  # entries a row of a 3-D pattern; times the average is a hub
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 
 
@@ -103,3 +107,15 @@ class MetisDecomposition:
             return self._lu.solve(b, trans)
         parts = [self._lu.solve(b[:, j : j + _COLUMNS], trans) for j in range(0, b.shape[1], _COLUMNS)]
         return np.concatenate(parts, axis=1)
+
+
+def _suits(matrix: Matrix) -> str | None:
+    """On patterns of three dimensions or of elements, without hubs; ordering takes as long as one factorization saves, so it waits for the second."""
+    n, nnz = matrix.A.shape[0], len(matrix.A.data)
+    pays = n >= _LARGE or (n >= _LEAST and nnz > _DENSE * n)
+    if not (pays and matrix.strong_diagonal and matrix.structure.densest * n <= _HUB * nnz):
+        return None
+    return "its pattern came before" if __name__ in matrix.structure.found or matrix.came_before else None
+
+
+CANDIDATES = (Candidate(Strategy.METIS, _suits, lambda m: decompose(m.A, m.structure, m.kind)),)

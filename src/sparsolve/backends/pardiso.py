@@ -14,30 +14,22 @@ import contextlib
 import os
 import threading
 import weakref
-from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..errors import sentence
+from ..result import Strategy
 from .decomposition import DecompositionError, Kind, NotPositive
 from .host import Structure
-from .mkl import missing, pardiso, threads
+from .mkl import missing
+from .pardiso_handle import FACTORIZE, SOLVE, Handle
+from .strategy import Candidate, Matrix
 
-__all__ = ["Analysis", "PardisoDecomposition", "decompose", "missing"]
+__all__ = ["CANDIDATES", "Analysis", "PardisoDecomposition", "decompose", "missing"]
 
-_SLOTS = 32  # factors on one analysis: 32 cost no more than 1, 1024 a millisecond
+_LEAST, _LARGE = 1_000, 300_000  # unknowns; entries times entries a row, from which on the analysis pays at once
 _TYPES = {"general": (11, 13), "symmetric": (-2, 6), "hermitian": (-2, -4), "positive": (2, 4)}  # real, complex
-_ANALYSE, _FACTORIZE, _SOLVE, _RELEASE_ONE, _RELEASE_ALL = 11, 22, 33, 0, -1
-_FAILURES = {
-    -1: "PARDISO called its input inconsistent.",
-    -2: "PARDISO ran out of memory.",
-    -3: "PARDISO could not order the unknowns.",
-    -4: "PARDISO met a zero pivot.",
-    -6: "PARDISO could not order the unknowns: no choice of values on this pattern is nonsingular.",
-    -7: "PARDISO met a singular diagonal block.",
-    -8: "The factors have more entries than 32-bit integers can count.",
-}
 
 
 def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> PardisoDecomposition:
@@ -113,8 +105,8 @@ class Analysis:
         if kind != "general":
             self.form, self._places = _triangle(A)
         self._lock = threading.Lock()
-        self._handles: weakref.WeakSet[_Handle] = weakref.WeakSet()  # those with factors, which keep them alive
-        self._newest: _Handle | None = None
+        self._handles: weakref.WeakSet[Handle] = weakref.WeakSet()  # those with factors, which keep them alive
+        self._newest: Handle | None = None
 
     def data(self, A: Any) -> Any:
         """The values that belong to `form`."""
@@ -123,14 +115,14 @@ class Analysis:
         data = np.append(A.data, A.dtype.type(0))[self._places]
         return data.conj() if self.mtype in (4, -4) else data
 
-    def slot(self, data: Any) -> tuple[_Handle, int]:
+    def slot(self, data: Any) -> tuple[Handle, int]:
         """A place for one more factor; a new handle, analysed with `data`, where all places are taken."""
         with self._lock:
             for handle in list(self._handles):
                 slot = handle.take()
                 if slot is not None:
                     return handle, slot
-            self._newest = handle = _Handle(self, data)
+            self._newest = handle = Handle(self, data)
             self._handles.add(handle)
             return handle, handle.take() or 0
 
@@ -162,77 +154,10 @@ def _settings(kind: Kind, dominant: bool, single: bool) -> Any:
     return iparm
 
 
-class _Handle:
-    """PARDISO's memory for one analysis and its factors, used by one thread at a time.
-
-    The number of threads stays what it was at the analysis: PARDISO crashes if it changes between phases.
-    """
-
-    def __init__(self, analysis: Analysis, data: Any) -> None:
-        self._pt, self._iparm = np.zeros(64, dtype=np.int64), analysis.settings.copy()
-        self._mtype, self._form, self._threads = analysis.mtype, analysis.form, threads()
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._free, self._idle = deque(range(1, _SLOTS + 1)), deque[int]()
-        # at exit the system takes the memory back: MKL may be gone before
-        weakref.finalize(
-            self, _free, self._pt, self._mtype, self._form, self._iparm, self._threads, self._process
-        ).atexit = False
-        self._call(_ANALYSE, 1, data)
-
-    def take(self) -> int | None:
-        """A place for a factor, or None."""
-        try:
-            return self._free.popleft()
-        except IndexError:
-            return None
-
-    def run(self, phase: int, slot: int, data: Any, b: Any = None, x: Any = None, transposed: bool = False) -> Any:
-        """One phase; returns PARDISO's `iparm`."""
-        try:
-            with self._lock:
-                return self._call(phase, slot, data, b, x, transposed)
-        finally:
-            self._sweep()
-
-    def release(self, slot: int) -> None:
-        """Give up a factor. The garbage collector may call this while this very thread is in `run`: then `run` does it at its end."""
-        if os.getpid() == self._process:
-            self._idle.append(slot)
-            self._sweep()
-
-    def _sweep(self) -> None:
-        while self._idle and self._lock.acquire(blocking=False):
-            try:
-                while self._idle:
-                    slot = self._idle.popleft()
-                    with contextlib.suppress(DecompositionError):
-                        self._call(_RELEASE_ONE, slot, None)
-                    self._free.append(slot)
-            finally:
-                self._lock.release()
-
-    def _call(self, phase: int, slot: int, data: Any, b: Any = None, x: Any = None, transposed: bool = False) -> Any:
-        iparm = self._iparm if phase == _ANALYSE else self._iparm.copy()
-        iparm[11] = 2 * transposed
-        error = pardiso(self._pt, _SLOTS, slot, self._mtype, phase, data, self._form, iparm, b, x, self._threads)
-        if error == -4 and self._mtype in (2, 4):
-            raise NotPositive(
-                sentence("A pivot of the Cholesky factorization is not positive.", row=int(iparm[29]) - 1)
-            )
-        if error:
-            raise DecompositionError(sentence(_FAILURES.get(error, "PARDISO failed."), error=error, phase=phase))
-        return iparm
-
-
-def _free(pt: Any, mtype: int, form: Any, iparm: Any, n_threads: int, process: int) -> None:
-    """Release a handle, in the process that made it."""
-    if os.getpid() == process:
-        pardiso(pt, _SLOTS, 1, mtype, _RELEASE_ALL, None, form, iparm, None, None, n_threads)
-
-
 class PardisoDecomposition:
     """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
+
+    columns = 256
 
     def __init__(self, analysis: Analysis, A: Any) -> None:
         self._analysis, self._A = analysis, A
@@ -242,7 +167,7 @@ class PardisoDecomposition:
         self._data = self._analysis.data(self._A)
         self._handle, self._slot = self._analysis.slot(self._data)
         weakref.finalize(self, self._handle.release, self._slot).atexit = False
-        iparm = self._handle.run(_FACTORIZE, self._slot, self._data)
+        iparm = self._handle.run(FACTORIZE, self._slot, self._data)
         self.perturbed = int(iparm[13])
         self.nbytes = 1024 * int(max(iparm[15], 0) + max(iparm[16], 0)) + int(self._data.nbytes)
 
@@ -257,5 +182,54 @@ class PardisoDecomposition:
         b = np.asfortranarray(b.conj() if conjugated else b, dtype=self._A.dtype)
         x = np.empty_like(b)
         if b.size:
-            self._handle.run(_SOLVE, self._slot, self._data, b, x, transposed)
+            self._handle.run(SOLVE, self._slot, self._data, b, x, transposed)
         return x.conj() if conjugated else x
+
+
+def _pays(matrix: Matrix) -> str | None:
+    """The analysis takes as long as several factorizations of a small matrix: there it waits until the pattern comes again."""
+    n, nnz = matrix.A.shape[0], len(matrix.A.data)
+    if n < _LEAST:
+        return None
+    if nnz * (nnz / n) >= _LARGE:
+        return "much fills in"
+    return "its pattern came before" if matrix.came_before else None
+
+
+def _decomposed(matrix: Matrix) -> PardisoDecomposition:
+    try:
+        return decompose(matrix.A, matrix.structure, matrix.kind)
+    except NotPositive:
+        matrix.structure.found["indefinite"] = True  # do not try again with other values
+        raise
+
+
+def _is(*kinds: Kind) -> Callable[[Matrix], str | None]:
+    """Whether the matrix is known to be such, and PARDISO pays."""
+
+    def suits(matrix: Matrix) -> str | None:
+        why = _pays(matrix)
+        return (
+            f"it is {matrix.kind}{' perhaps' if matrix.kind == 'positive' else ''}, and {why}"
+            if why is not None and matrix.kind in kinds
+            else None
+        )
+
+    return suits
+
+
+def _may_be_positive(matrix: Matrix) -> str | None:
+    return None if "indefinite" in matrix.structure.found else _is("positive")(matrix)
+
+
+def _symmetric(matrix: Matrix) -> PardisoDecomposition:
+    kind: Kind = "symmetric" if matrix.kind == "symmetric" else "hermitian"
+    return decompose(matrix.A, matrix.structure, kind)
+
+
+CANDIDATES = (
+    Candidate(Strategy.PARDISO_CHOLESKY, _may_be_positive, _decomposed),
+    Candidate(Strategy.PARDISO_SYMMETRIC, _is("hermitian", "symmetric", "positive"), _symmetric),
+    Candidate(Strategy.PARDISO, _pays, lambda m: decompose(m.A, m.structure, "general")),
+    Candidate(Strategy.PARDISO_CHOLESKY, _pays, _decomposed, definite=True),
+)

@@ -17,11 +17,12 @@ import numpy as np
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
+from .decomposition import Kind
 from .host import Structure
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates"]
 
-BACKENDS = ("entries", "lapack", "superlu")
+BACKENDS = ("entries", "lapack", "klu", "pardiso", "metis", "superlu")
 _STRONG = 0.99  # share of nonzero diagonal entries
 
 
@@ -76,6 +77,18 @@ class Matrix:
         if not np.iscomplexobj(data):
             return self.symmetric
         return mirror is not None and bool((data[mirror] == data.conj()).all())
+
+    @property
+    def came_before(self) -> bool:
+        """Whether other values on this pattern have been decomposed."""
+        return "decomposed" in self.structure.found
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What the matrix is known to be; "positive" is a guess that a factorization has to prove."""
+        if self.hermitian:
+            return "positive" if self.positive_diagonal else "hermitian"
+        return "symmetric" if self.symmetric else "general"
 
 
 class Candidate(NamedTuple):

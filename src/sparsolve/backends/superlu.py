@@ -30,13 +30,14 @@ _PARTIAL_PIVOTING = {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0}
 def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> SuperLUFactor:
     """SuperLU's factorization; with the ordering that an earlier one on this pattern found, if there was one."""
     A, found = matrix.A, matrix.structure.found
-    ordering = found.get(symmetric)
+    name = f"superlu {'symmetric' if symmetric else 'pivoted'}"
+    ordering = found.get(name)
     if ordering is not None:
         lu = _splu(ordering.matrix(A.data), {**options, "permc_spec": "NATURAL"})
         return SuperLUFactor(Reordered(lu, ordering), A)
     lu = _splu(A, options)
     columns = np.argsort(lu.perm_c)
-    found[symmetric] = Ordering(A, columns, columns if symmetric else None)
+    found[name] = Ordering(A, columns, columns if symmetric else None)
     return SuperLUFactor(lu, A)
 
 
