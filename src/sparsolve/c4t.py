@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .backends import array_module
 from .backends.scipy_iterative import OWN, Iterative, Kept
 from .c4t_arguments import DIRECT, OWN_NAMES, Selection, checked_options, require_known, require_matrix, require_rhs
 from .matrix import SparseMatrix
@@ -138,5 +138,6 @@ class _Callable:
 
 def _direct(A: Any, b: Any) -> Any:
     """The direct side of a mixed selection: `LU()` again, with its checks and its memo."""
-    crow, col, values, rhs = (torch.from_numpy(np.ascontiguousarray(a)) for a in (A.indptr, A.indices, A.data, b))
-    return _solve(SparseMatrix(values, unchecked(crow, col, A.shape)), rhs).numpy()
+    on = array_module(b)
+    crow, col, values, rhs = (on.tensor(a) for a in (A.indptr, A.indices, A.data, b))
+    return on.array(_solve(SparseMatrix(values, unchecked(crow, col, A.shape)), rhs))
