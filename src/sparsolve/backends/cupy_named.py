@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..convert_cupy import t2c_csr
@@ -75,13 +76,20 @@ def _told(how: Iterative, callback: Any, size: float) -> dict[str, Any]:
     return {"watch": lambda x: callback(x[:, 0])}
 
 
+def _canonical(T: Tensor) -> Any:
+    """A sparse tensor as a CuPy matrix with int32 indices, sorted."""
+    T = T.to_sparse_coo().coalesce().to_sparse_csr()
+    crow, col, values = T.crow_indices().int(), T.col_indices().int(), T.values()
+    return t2c_csr(torch.sparse_csr_tensor(crow, col, values, T.shape, check_invariants=False))
+
+
 def _preconditioner(how: Iterative, b: Any) -> Callable[[Any], Any] | None:
     """M as a function of `(n, 1)`; for the adjoint of an unsymmetric matrix M's adjoint, if it has one."""
     if how.M is None:
         return None
     M = how.M.value
     if isinstance(M, Tensor):
-        M = t2c_csr(M.detach().to_sparse_csr()) if M.layout in SPARSE else array(M)
+        M = _canonical(M.detach()) if M.layout in SPARSE else array(M)
     if isinstance(M, np.ndarray) or type(M).__module__.startswith("scipy."):
         raise TypeError(
             sentence(

@@ -138,12 +138,13 @@ def here(device: torch.device) -> Iterator[Here]:
 @cache
 def _allocator() -> Any:
     """torch's caching allocator for CuPy's temporary arrays: one pool of memory, and what is free in it is free for both."""
+    torch_cuda = cuda
 
     def malloc(size: int, index: int) -> int:
-        return cuda.caching_allocator_alloc(size, index, cuda.current_stream(index))  # type: ignore[no-any-return]
+        return torch_cuda.caching_allocator_alloc(size, index, torch_cuda.current_stream(index))  # type: ignore[no-any-return]
 
     def free(pointer: int, index: int) -> None:
-        cuda.caching_allocator_delete(pointer)
+        torch_cuda.caching_allocator_delete(pointer)
 
     return cupy().cuda.PythonFunctionAllocator(malloc, free)
 
