@@ -154,7 +154,7 @@ def wait() -> None:
 # ---- arrays
 
 
-class ndarray:
+class ndarray:  # noqa: N801
     """An array on the device."""
 
     __array_ufunc__ = None
@@ -323,8 +323,14 @@ for _name in ("add", "sub", "mul", "truediv", "pow", "and_", "or_"):
     setattr(ndarray, f"__i{_bare}__", _in_place(getattr(operator, f"i{_bare}")))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne", "matmul"):
     setattr(ndarray, f"__{_name}__", _binary(getattr(operator, _name)))
+
+
+def _unary(op: Any) -> Any:
+    return lambda self: made(op(use(self)))
+
+
 for _name in ("neg", "abs", "invert"):
-    setattr(ndarray, f"__{_name}__", lambda self, op=getattr(operator, _name): made(op(use(self))))
+    setattr(ndarray, f"__{_name}__", _unary(getattr(operator, _name)))
 
 
 def _reduction(name: str) -> Any:
@@ -400,5 +406,5 @@ def stack(arrays: Any, axis: int = 0) -> ndarray:
 def from_dlpack(t: torch.Tensor) -> ndarray:
     """A tensor's memory, without a copy."""
     assert isinstance(t, torch.Tensor)
-    assert not (t.requires_grad or t.is_conj() or t.is_neg())
+    assert not any([t.requires_grad, t.is_conj(), t.is_neg()])
     return ndarray(t.numpy(), memory=t)

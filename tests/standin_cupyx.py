@@ -24,7 +24,7 @@ from standin_cupy import made, ndarray, use
 _splu = sla.splu  # tests count calls of the other
 
 
-class spmatrix:
+class spmatrix:  # noqa: N801
     """Base."""
 
     shape: tuple[int, int]
@@ -63,7 +63,7 @@ class spmatrix:
         return self._scipy().copy()
 
 
-class _compressed(spmatrix):
+class _compressed(spmatrix):  # noqa: N801
     kind: Any
 
     def __init__(self, arg: Any, shape: Any = None, dtype: Any = float) -> None:
@@ -120,15 +120,15 @@ class _compressed(spmatrix):
         return new
 
 
-class csr_matrix(_compressed):
+class csr_matrix(_compressed):  # noqa: N801
     format, kind = "csr", sp.csr_matrix
 
 
-class csc_matrix(_compressed):
+class csc_matrix(_compressed):  # noqa: N801
     format, kind = "csc", sp.csc_matrix
 
 
-class coo_matrix(spmatrix):
+class coo_matrix(spmatrix):  # noqa: N801
     format = "coo"
 
     def __init__(self, arg: Any, dtype: Any = float) -> None:
@@ -225,7 +225,10 @@ _module(
     issparse=issparse,
 )
 _module(
-    "standin_cupyx.scipy.sparse.linalg", SuperLU=SuperLU, LinearOperator=LinearOperator, aslinearoperator=aslinearoperator
+    "standin_cupyx.scipy.sparse.linalg",
+    SuperLU=SuperLU,
+    LinearOperator=LinearOperator,
+    aslinearoperator=aslinearoperator,
 )
 
 

@@ -260,6 +260,7 @@ def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
     """x0 as an `(n,)` array of its own memory; on CUDA as a tensor."""
     if x0 is None:
         return None
+    guess: Any
     if A.device.type == "cpu":
         guess = np.array(array(x0) if isinstance(x0, Tensor) else x0)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse, tensor
 from .errors import sentence
@@ -59,7 +60,9 @@ def c2t_csr(M: Any) -> Tensor:
         row, indices, data = _summed(row, indices, data, tuple(M.shape))
         indptr = torch.searchsorted(row, torch.arange(M.shape[0] + 1, device=row.device, dtype=row.dtype))
     parts = indptr.to(index), indices.to(index), data
-    return _checked(lambda: torch.sparse_csr_tensor(*parts, size=tuple(M.shape), device=data.device, check_invariants=True))
+    return _checked(
+        lambda: torch.sparse_csr_tensor(*parts, size=tuple(M.shape), device=data.device, check_invariants=True)
+    )
 
 
 def c2t_coo(M: Any) -> Tensor:
@@ -77,7 +80,7 @@ def c2t_coo(M: Any) -> Tensor:
 
 def _taken(*arrays: Any) -> tuple[Tensor, ...]:
     """Copies of CuPy's arrays; what CuPy's current stream still does to them is waited for."""
-    there = [torch.from_dlpack(a) for a in arrays]
+    there = [from_dlpack(a) for a in arrays]
     with here(there[0].device):
         return tuple(tensor(a.copy()) for a in arrays)
 
@@ -86,7 +89,10 @@ def _owned(values: Tensor) -> Tensor:
     """A copy with torch's lazy bits applied."""
     if values.dtype not in _DTYPES:
         raise TypeError(
-            sentence(f"T has dtype {values.dtype}, which CuPy's sparse matrices do not have.", remedy="Use T.to(torch.float32).")
+            sentence(
+                f"T has dtype {values.dtype}, which CuPy's sparse matrices do not have.",
+                remedy="Use T.to(torch.float32).",
+            )
         )
     return values.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
@@ -106,7 +112,7 @@ def _canonical(row: Tensor, col: Tensor) -> bool:
     return bool(((step > 0) | ((step == 0) & (col.diff() > 0))).all())
 
 
-def _summed(row: Tensor, col: Tensor, data: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _summed(row: Tensor, col: Tensor, data: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Entries in row-major order, those of one place added up (true if any is, for bool)."""
     wide = data.to(torch.float32) if data.dtype is torch.bool else data
     T = _checked(

@@ -22,7 +22,20 @@ from ..pattern import check_entries, check_form
 from . import host
 from .cupy_runtime import array, cupy, here, new, now, sparse, tensor
 
-__all__ = ["Matrix", "Structure", "array", "empty", "matrix", "multiply", "quiet", "run", "sampled", "structure_of", "tensor", "zeros"]
+__all__ = [
+    "Matrix",
+    "Structure",
+    "array",
+    "empty",
+    "matrix",
+    "multiply",
+    "quiet",
+    "run",
+    "sampled",
+    "structure_of",
+    "tensor",
+    "zeros",
+]
 
 
 def run(body: Callable[..., Any], tensors: tuple[Any, ...]) -> Any:
@@ -171,9 +184,14 @@ class Matrix:
         """`Aᴴ`."""
         return self._structure.csr(self._values, adjoint=True)
 
+    def settled(self) -> Matrix:
+        """With both made now: what one stream makes when it first needs it, another could read too early."""
+        self._values = self.plain, self.adjoint  # and the caller's values are let go of
+        return self
+
     @property
     def nbytes(self) -> int:
-        """Bytes of values."""
+        """Bytes of values, of both."""
         return 2 * int(self.plain.data.nbytes)
 
 

@@ -24,7 +24,12 @@ from .ordering import Ordering, Reordered
 __all__ = ["LUFactor", "Substitution", "factorize"]
 
 _OPTIONS: dict[bool, dict[str, Any]] = {
-    False: {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.1, "panel_size": 8, "options": {"SymmetricMode": True}},
+    False: {
+        "permc_spec": "MMD_AT_PLUS_A",
+        "diag_pivot_thresh": 0.1,
+        "panel_size": 8,
+        "options": {"SymmetricMode": True},
+    },
     True: {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0},
 }  # by whether to be safe
 _REFINEMENTS = 5
@@ -41,7 +46,7 @@ class LUFactor:
     def __init__(self, structure: Structure, values: Any) -> None:
         self._host = structure.host
         self._A = A = self._host.csc(values.get())
-        self._M = Matrix(structure, values.copy())
+        self._M = Matrix(structure, values).settled()
         self._lock = threading.Lock()
         self._limits = np.finfo(values.dtype)
         if self._host.empty:
@@ -82,7 +87,10 @@ class LUFactor:
         try:
             lu, order = self._decomposed()
             known = lu if order is None else Reordered(lu, order)
-            found, fact = condition(A, known, self._rows, self._host.signs, eps), "LU found A singular to working precision."
+            found, fact = (
+                condition(A, known, self._rows, self._host.signs, eps),
+                "LU found A singular to working precision.",
+            )
         except RuntimeError:  # SciPy: "Factor is exactly singular"
             found, fact = np.inf, "LU met an exactly zero pivot."
         if found * eps < 1.0:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, cuda
+from torch.utils.dlpack import from_dlpack
 
 from ..errors import BackendUnavailableError, sentence
 
@@ -176,7 +177,7 @@ def new(shape: tuple[int, ...], dtype: Any) -> Any:
 def tensor(a: Any) -> Tensor:
     """A contiguous tensor of an array: the one that `new` made, or one that shares the array's memory."""
     made = now().made.pop(id(a), None)
-    return made[1] if made is not None else torch.from_dlpack(cupy().ascontiguousarray(a))
+    return made[1] if made is not None else from_dlpack(cupy().ascontiguousarray(a))
 
 
 @cache

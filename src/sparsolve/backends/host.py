@@ -15,7 +15,19 @@ from ..errors import PatternError, sentence
 from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
 
-__all__ = ["Structure", "array", "empty", "matrix", "multiply", "quiet", "run", "sampled", "structure_of", "tensor", "zeros"]
+__all__ = [
+    "Structure",
+    "array",
+    "empty",
+    "matrix",
+    "multiply",
+    "quiet",
+    "run",
+    "sampled",
+    "structure_of",
+    "tensor",
+    "zeros",
+]
 
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
 
