@@ -16,7 +16,7 @@ import sparsolve as sps
 import standin_cupy as cp
 import standin_cupyx as cpx
 from sparsolve import backends, convert_cupy, memo
-from sparsolve.backends import cupy_device, cupy_runtime, host
+from sparsolve.backends import cupy_device, cupy_lu, cupy_runtime, host
 from systems import DTYPES, SINGULAR, SYSTEMS, with_indices
 from test_solve import check
 from transforms import COMPOSITIONS, tensors
@@ -202,6 +202,49 @@ def test_singular(device, name):
     values, pattern = make(F64)
     with pytest.raises(sps.SingularMatrixError, match=message):
         solve(values, pattern, torch.ones(pattern.shape[0], dtype=F64))
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_cholesky(device, dtype):
+    values, pattern, b = system("Hermitian", dtype, 2)
+    for scale in (1, 2):
+        for adjoint in (False, True):
+            x, info = sps.solve_with_info(sps.SparseMatrix(scale * values, pattern), b, sps.Cholesky(), adjoint=adjoint)
+            check(scale * values, pattern, b, x, adjoint)
+            assert info.strategy.tolist() == [sps.Strategy.SUPERLU_CHOLESKY] * 2
+    with pytest.raises(sps.NotPositiveDefiniteError):
+        solve(-values, pattern, b, sps.Cholesky())
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        solve(*system("convection-diffusion", dtype), sps.Cholesky())
+
+
+def test_strategies(device):
+    """SuperLU's alone; the next one where one fails; anything else is refused by name."""
+    values, pattern, b = system("banded")
+    A = sps.SparseMatrix(values, pattern)
+    assert [s for s, _ in sps.explain(A).choices] == [sps.Strategy.SUPERLU_SYMMETRIC, sps.Strategy.SUPERLU]
+    assert sps.solve_with_info(A, b, sps.LU(backend="superlu")).info.strategy == sps.Strategy.SUPERLU_SYMMETRIC
+    for solver in (sps.LU(backend="lapack"), sps.LU(factor_dtype=torch.float32), sps.Cholesky(backend="entries")):
+        with pytest.raises(
+            sps.BackendUnavailableError, match=r"has no backend for CUDA tensors.*Use (LU|Cholesky)\(\)"
+        ):
+            solve(values, pattern, b, solver)
+
+
+def test_a_doubtful_factorization_is_followed_by_the_next(device, monkeypatch):
+    values, pattern, b = system("banded", F64, 3)
+    refined = cupy_lu.LUFactor._refined
+
+    def distrusts(self, lu, b, adjoint):
+        return None if self._strategy is sps.Strategy.SUPERLU_SYMMETRIC else refined(self, lu, b, adjoint)
+
+    monkeypatch.setattr(cupy_lu.LUFactor, "_refined", distrusts)
+    x, info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b)
+    check(values, pattern, b, x, False)
+    assert info.strategy.tolist() == [sps.Strategy.SUPERLU] * 3
+    monkeypatch.setattr(cupy_lu.LUFactor, "_refined", lambda *_: None)
+    with pytest.raises(sps.SingularMatrixError, match="large residual"):
+        solve(values, pattern, b, adjoint=True)
 
 
 def test_not_finite(device):

@@ -53,6 +53,7 @@ _SOLVERS = {
     ("Function", "cpu"): "function",
     **{(method, "cpu"): "iterative" for method in _KRYLOV},
     ("LU", "cuda"): "cupy_lu",
+    ("Cholesky", "cuda"): "cupy_lu",
     ("Function", "cuda"): "cupy_function",
     **{(method, "cuda"): "cupy_iterative" for method in _KRYLOV},
 }
@@ -96,7 +97,7 @@ def available() -> dict[str, dict[str, str]]:
 
     >>> import sparsolve.backends
     >>> sparsolve.backends.available()["solvers"]["LU on cpu"]
-    'SuperLU (SciPy)'
+    'LAPACK and SuperLU (SciPy)'
     """
     found: dict[str, dict[str, str]] = import_module(".capabilities", __name__).available()
     return found

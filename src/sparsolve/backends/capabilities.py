@@ -16,7 +16,7 @@ __all__ = ["available"]
 
 _LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg")
 _USES = {
-    "superlu": "SuperLU (SciPy)",
+    "direct": "LAPACK and SuperLU (SciPy)",
     "cupy_lu": "SuperLU (SciPy) on the host, cuSPARSE (CuPy) on the device",
     "iterative": "sparsolve over NumPy and SciPy",
     "cupy_iterative": "sparsolve over CuPy",
