@@ -31,7 +31,7 @@ def sparse_solve_c4t(
         solve: None or `"spsolve"` (direct, one factorization, kept for later calls and derivatives); `"cg"` (Hermitian positive
             definite A), `"minres"` (Hermitian), `"cgs"`, `"gmres"` (any), each for one column; or a callable
             `solve(A, b, **kwargs) -> x`, which gets a SciPy CSR matrix and b of B's shape (`(n,)` for `(n, 1)` where the
-            other side iterates), both of its own memory.
+            other side iterates), both of its own memory; on CUDA they are CuPy's.
         transpose_solve: the same for the transposed (complex: adjoint) system, which it is given; by default as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
             in double; `tol` is `rtol`. atol is in B's units, for `A x = B`; derivatives are relative to their own size.

@@ -1,7 +1,7 @@
 """torch sparse tensors as SciPy matrices and back: plain functions, no derivatives.
 
 Memory is shared where nothing that SciPy does in place can reach the tensor, and copied elsewhere. An object that is
-handed in is never changed, not even its flags.
+handed in is never changed, not even its flags. CUDA tensors become CuPy matrices on their device, and these CUDA tensors (`convert_cupy.py`).
 
 SciPy sorts, sums and prunes in place (`spsolve` calls `sum_duplicates`). The views made here are read-only: found with
 SciPy 1.17, on such a canonical matrix `sum_duplicates` and `sort_indices` do nothing, `eliminate_zeros`, `setdiag`,
@@ -35,7 +35,8 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     Any other is copied as it is. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_csr` tensor on the CPU, of any dtype that NumPy has.
+        T: `(m, n)` `torch.sparse_csr` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
+            and the tensor's indices if they are canonical; bool, float and complex dtypes.
 
     Returns:
         `(m, n)` matrix of the same dtype and index dtype (SciPy's own constructor would turn int64 into int32).
@@ -44,7 +45,7 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
         PatternError: indices that do not describe a matrix.
-        BackendUnavailableError: a tensor on another device.
+        BackendUnavailableError: a tensor on a device without a backend, or on CUDA without CuPy.
 
     >>> import torch, sparsolve as sps
     >>> M = sps.t2c_csr(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse_csr())
@@ -72,7 +73,8 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     a UserWarning. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_coo` tensor on the CPU, of any dtype that NumPy has.
+        T: `(m, n)` `torch.sparse_coo` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
+            and the tensor's indices; bool, float and complex dtypes.
 
     Returns:
         `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them.
@@ -81,7 +83,7 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
         PatternError: an entry outside of the matrix.
-        BackendUnavailableError: a tensor on another device.
+        BackendUnavailableError: a tensor on a device without a backend, or on CUDA without CuPy.
 
     >>> import torch, sparsolve as sps
     >>> M = sps.t2c_coo(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse())
@@ -123,13 +125,13 @@ def c2t_csr(M: Any) -> Tensor:
     already, and are shared with that tensor. Unsorted columns are sorted and duplicates added up.
 
     Args:
-        M: `(m, n)` `csr_matrix` or `csr_array`, of any dtype that torch has.
+        M: `(m, n)` `csr_matrix` or `csr_array` of SciPy or CuPy, of any dtype that torch has.
 
     Returns:
-        `(m, n)` `torch.sparse_csr` tensor on the CPU, of the same dtype and index dtype.
+        `(m, n)` `torch.sparse_csr` tensor on M's device, of the same dtype and index dtype.
 
     Raises:
-        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        TypeError: not a sparse matrix of SciPy or CuPy, or a dtype that torch lacks (longdouble).
         ValueError: another format, not 2-D, or indices that do not describe a matrix.
 
     >>> import scipy.sparse, sparsolve as sps
@@ -158,13 +160,13 @@ def c2t_coo(M: Any) -> Tensor:
     the tensor that they belong to. Unsorted entries are sorted and duplicates added up.
 
     Args:
-        M: `(m, n)` `coo_matrix` or `coo_array`, of any dtype that torch has.
+        M: `(m, n)` `coo_matrix` or `coo_array` of SciPy or CuPy, of any dtype that torch has.
 
     Returns:
-        `(m, n)` coalesced `torch.sparse_coo` tensor on the CPU, of the same dtype; torch's COO indices are always int64.
+        `(m, n)` coalesced `torch.sparse_coo` tensor on M's device, of the same dtype; torch's COO indices are always int64.
 
     Raises:
-        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        TypeError: not a sparse matrix of SciPy or CuPy, or a dtype that torch lacks (longdouble).
         ValueError: another format, not 2-D, or indices that do not describe a matrix.
 
     >>> import scipy.sparse, sparsolve as sps
