@@ -165,6 +165,7 @@ class ndarray:  # noqa: N801
         self._a = a
         self.index, self.stream, self.time = at.index, at.stream, next(_clock)
         self.memory = at.malloc(a.nbytes) if memory is None else memory
+        self.base: ndarray | None = None
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one.")
@@ -184,6 +185,7 @@ class ndarray:  # noqa: N801
         """In the same memory, written when that was."""
         v = ndarray(a, self.memory)
         v.stream, v.time = self.stream, self.time
+        v.base = self if self.base is None else self.base
         return v
 
     def __len__(self) -> int:
@@ -239,7 +241,7 @@ class ndarray:  # noqa: N801
 
     def reshape(self, *shape: Any) -> ndarray:
         found = use(self).reshape(*shape)
-        return self._view(found) if np.shares_memory(found, self._a) else made(found)
+        return self._view(found) if np.shares_memory(found, self._a) or not found.size else made(found)
 
     def ravel(self) -> ndarray:
         return self.reshape(-1)

@@ -175,9 +175,9 @@ def new(shape: tuple[int, ...], dtype: Any) -> Any:
 
 
 def tensor(a: Any) -> Tensor:
-    """A contiguous tensor of an array: the one that `new` made, or one that shares the array's memory."""
-    made = now().made.pop(id(a), None)
-    return made[1] if made is not None else from_dlpack(cupy().ascontiguousarray(a))
+    """A contiguous tensor of an array: the one that `new` made, in the array's shape, or one that shares the array's memory."""
+    made = now().made.pop(id(a), None) or now().made.pop(id(a.base), None)
+    return made[1].reshape(a.shape) if made is not None else from_dlpack(cupy().ascontiguousarray(a))
 
 
 @cache
