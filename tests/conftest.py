@@ -8,8 +8,20 @@ import pytest
 import torch
 
 import sparsolve as sps
+from sparsolve.backends.cupy_runtime import problem
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run where CUDA tensors can be solved, and elsewhere say why they do not."""
+    if not any("gpu" in item.keywords for item in items):
+        return
+    reason = None if torch.cuda.is_available() else "torch finds no CUDA device"
+    reason = reason or problem()
+    for item in items:
+        if reason is not None and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

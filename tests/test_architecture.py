@@ -31,9 +31,13 @@ ORDER = [
     "krylov_columns",
     "krylov_residual",
     "krylov",
-    "convert",
     "backends.__init__",
+    "backends.cupy_runtime",
+    "convert_checks",
+    "convert_cupy",
+    "convert",
     "backends.host",
+    "backends.cupy_device",
     "backends.diagnosis",
     "backends.conditioning",
     "backends.products",
@@ -47,6 +51,11 @@ ORDER = [
     "backends.entries",
     "backends.lapack",
     "backends.superlu",
+    "backends.iterative",
+    "backends.function",
+    "backends.scipy_iterative",
+    "backends.cupy_lu",
+    "backends.cupy_preconditioners",
     "backends.*",  # one solver each; they do not import one another
     "ops",
     "registration",
@@ -59,6 +68,7 @@ ORDER = [
     "c4t_arguments",
     "c4t",
     "__init__",
+    "__main__",
 ]
 OPTIONAL = {
     "cupy",
@@ -81,6 +91,7 @@ PRIVATE = {
     "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
     "matrix": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
+    "backends.cupy_runtime": {"torch._neg_view"},
 }
 
 PUBLIC = [

@@ -11,6 +11,7 @@ from torch import Tensor
 import oracle
 import sparsolve as sps
 from sparsolve.solvers import decode, relative
+from systems import SYSTEMS
 from transforms import COMPOSITIONS, tensors
 
 TIGHT = {"rtol": 1e-12, "maxiter": 1000}
@@ -360,3 +361,13 @@ def test_a_graph_keeps_the_callables_that_its_gradient_needs() -> None:
     total = sum(sps.solve(A, b, solver(float(k))) for k in range(n)).sum()
     (gradient,) = torch.autograd.grad(total, b)
     torch.testing.assert_close(gradient, n * (n - 1) / 2 / torch.tensor([2.0, 4.0]).double())
+
+
+def test_one_column_that_is_not_finite_does_not_take_the_others_along():
+    values, pattern = SYSTEMS["Poisson 2-D"](torch.float64)
+    b = torch.randn(pattern.shape[0], 3, dtype=torch.float64)
+    b[2, 1] = torch.nan
+    x, info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b, sps.CG(rtol=1e-12))
+    assert info.status.tolist() == [sps.Status.CONVERGED, sps.Status.BREAKDOWN, sps.Status.CONVERGED]
+    assert (info.iterations > 0).tolist() == [True, False, True]
+    torch.testing.assert_close(x[:, ::2], oracle.solve(values, pattern, b[:, ::2]))

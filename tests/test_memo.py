@@ -532,3 +532,22 @@ def test_new_values_on_an_old_pattern_use_its_ordering(name, dtype, monkeypatch)
                 torch.testing.assert_close(x, oracle.solve(v, pattern, b, adjoint), rtol=1e-7, atol=1e-7)
     assert found[0] != "NATURAL"
     assert found[1:] == ["NATURAL", "NATURAL"]
+
+
+def test_a_hit_compares_the_arrays_once():
+    """And what is let go of for its memory is made again, with the counts going on."""
+    memo, compared = Memo(2**20), []
+
+    class Counted(np.ndarray):
+        def __eq__(self, other):
+            compared.append(1)
+            return np.asarray(self) == np.asarray(other)
+
+    a = np.arange(10_000.0).view(Counted)
+    memo.get("", (a,), lambda: 1)
+    compared.clear()
+    assert memo.get("", (a,), lambda: 2) == 1
+    assert len(compared) == 1
+    memo.release()
+    assert (memo.made, memo.hits, memo.nbytes, len(memo)) == (1, 1, 0, 0)
+    assert memo.get("", (a,), lambda: 2) == 2

@@ -558,7 +558,7 @@ MISTAKES = [
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
     # the memo
     Mistake("memo that ignores values", memo._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
-    Mistake("memo that compares samples", memo._same, "bool((a == b).all())", "True", "wrong_hits"),
+    Mistake("memo that compares samples", memo._same, "(a == b).all()", "True", "wrong_hits"),
     Mistake(
         "memo that ignores the pattern",
         ops._factor,

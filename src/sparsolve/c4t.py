@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from .backends import array_module
 from .backends.scipy_iterative import OWN, Iterative, Kept
 from .c4t_arguments import DIRECT, OWN_NAMES, Selection, checked_options, require_known, require_matrix, require_rhs
 from .matrix import SparseMatrix
@@ -31,7 +31,7 @@ def sparse_solve_c4t(
         solve: None or `"spsolve"` (direct, one factorization, kept for later calls and derivatives); `"cg"` (Hermitian positive
             definite A), `"minres"` (Hermitian), `"cgs"`, `"gmres"` (any), each for one column; or a callable
             `solve(A, b, **kwargs) -> x`, which gets a SciPy CSR matrix and b of B's shape (`(n,)` for `(n, 1)` where the
-            other side iterates), both of its own memory.
+            other side iterates), both of its own memory; on CUDA they are CuPy's.
         transpose_solve: the same for the transposed (complex: adjoint) system, which it is given; by default as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
             in double; `tol` is `rtol`. atol is in B's units, for `A x = B`; derivatives are relative to their own size.
@@ -138,5 +138,6 @@ class _Callable:
 
 def _direct(A: Any, b: Any) -> Any:
     """The direct side of a mixed selection: `LU()` again, with its checks and its memo."""
-    crow, col, values, rhs = (torch.from_numpy(np.ascontiguousarray(a)) for a in (A.indptr, A.indices, A.data, b))
-    return _solve(SparseMatrix(values, unchecked(crow, col, A.shape)), rhs).numpy()
+    on = array_module(b)
+    crow, col, values, rhs = (on.tensor(a) for a in (A.indptr, A.indices, A.data, b))
+    return on.array(_solve(SparseMatrix(values, unchecked(crow, col, A.shape)), rhs))

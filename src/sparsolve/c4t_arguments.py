@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -201,7 +201,7 @@ def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
                 wrap,
             )
         )
-    if not (isinstance(M, (Tensor, np.ndarray)) or sp.issparse(M) or hasattr(M, "matvec")):
+    if not (hasattr(M, "matvec") or hasattr(M, "__matmul__")):
         raise TypeError(
             sentence(
                 f"M is a {type(M).__name__}, which has a shape but is no operator.",
@@ -214,8 +214,19 @@ def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
             sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
         )
     if isinstance(M, Tensor):
+        _require_same_device("M", A, M)
         _require_entries(M)
     return M
+
+
+def _require_same_device(name: str, A: Tensor, t: Tensor) -> None:
+    if t.device != A.device:
+        raise ValueError(
+            sentence(
+                f"{name} is on {t.device} and A on {A.device}; nothing is moved without being asked.",
+                remedy=f"Use {name}.to(A.device).",
+            )
+        )
 
 
 def _is_complex(M: Any) -> bool:
@@ -246,18 +257,24 @@ def _require_callback(callback: Any) -> None:
 
 
 def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
-    """x0 as an `(n,)` array of its own memory."""
+    """x0 as an `(n,)` array of its own memory; on CUDA as a tensor."""
     if x0 is None:
         return None
-    guess = np.array(array(x0) if isinstance(x0, Tensor) else x0)
-    if guess.size != A.shape[0] or guess.ndim > 2:
+    guess: Any
+    if A.device.type == "cpu":
+        guess = np.array(array(x0) if isinstance(x0, Tensor) else x0)
+    else:
+        guess = torch.as_tensor(x0).detach().clone()
+        _require_same_device("x0", A, guess)
+    shape = tuple(guess.shape)
+    if math.prod(shape) != A.shape[0] or len(shape) > 2:
         raise ValueError(
             sentence(
-                f"x0 has shape {guess.shape}; it is a guess of x, so ({A.shape[0]},) is needed.",
+                f"x0 has shape {shape}; it is a guess of x, so ({A.shape[0]},) is needed.",
                 remedy="Leave it out to start from zero.",
             )
         )
-    if np.iscomplexobj(guess) and not (A.is_complex() or B.is_complex()):
+    if _is_complex(guess) and not (A.is_complex() or B.is_complex()):
         raise ValueError(
             sentence("x0 is complex, but A and B are real.", "x is real then.", "Give its real part: x0.real.")
         )

@@ -1,7 +1,7 @@
 """torch sparse tensors as SciPy matrices and back: plain functions, no derivatives.
 
 Memory is shared where nothing that SciPy does in place can reach the tensor, and copied elsewhere. An object that is
-handed in is never changed, not even its flags.
+handed in is never changed, not even its flags. CUDA tensors become CuPy matrices on their device, and these CUDA tensors (`convert_cupy.py`).
 
 SciPy sorts, sums and prunes in place (`spsolve` calls `sum_duplicates`). The views made here are read-only: found with
 SciPy 1.17, on such a canonical matrix `sum_duplicates` and `sort_indices` do nothing, `eliminate_zeros`, `setdiag`,
@@ -20,7 +20,9 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from .errors import BackendUnavailableError, PatternError, sentence
+from . import convert_cupy
+from .convert_checks import is_cupy, require_as_many, require_matrix, require_tensor
+from .errors import sentence
 from .pattern import check_entries, check_form, check_places
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
@@ -33,7 +35,8 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     Any other is copied as it is. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_csr` tensor on the CPU, of any dtype that NumPy has.
+        T: `(m, n)` `torch.sparse_csr` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
+            and the tensor's indices if they are canonical; bool, float and complex dtypes.
 
     Returns:
         `(m, n)` matrix of the same dtype and index dtype (SciPy's own constructor would turn int64 into int32).
@@ -42,19 +45,21 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
         PatternError: indices that do not describe a matrix.
-        BackendUnavailableError: a tensor on another device.
+        BackendUnavailableError: a tensor on a device without a backend, or on CUDA without CuPy.
 
     >>> import torch, sparsolve as sps
     >>> M = sps.t2c_csr(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse_csr())
     >>> M.indices, M.data
     (array([1, 0]), array([2., 3.], dtype=float32))
     """
-    _require_tensor(T, torch.sparse_csr, "to_sparse_csr")
+    require_tensor(T, torch.sparse_csr, "to_sparse_csr")
     T = T.detach()
     crow, col, values = T.crow_indices(), T.col_indices(), T.values()
     check_form(crow, col, (T.shape[0], T.shape[1]))
     check_entries(crow, col, (T.shape[0], T.shape[1]))
-    _require_as_many(values, col)
+    require_as_many(values, col)
+    if T.is_cuda:
+        return convert_cupy.t2c_csr(T)
     M = _filled(T.shape, _lent(values), _lent(col), _lent(crow))
     if M.has_canonical_format:  # looks at the entries, and sets SciPy's flags
         return M
@@ -68,7 +73,8 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     a UserWarning. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_coo` tensor on the CPU, of any dtype that NumPy has.
+        T: `(m, n)` `torch.sparse_coo` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
+            and the tensor's indices; bool, float and complex dtypes.
 
     Returns:
         `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them.
@@ -77,18 +83,18 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
         ValueError: another layout, batch dimensions, dense dimensions.
         PatternError: an entry outside of the matrix.
-        BackendUnavailableError: a tensor on another device.
+        BackendUnavailableError: a tensor on a device without a backend, or on CUDA without CuPy.
 
     >>> import torch, sparsolve as sps
     >>> M = sps.t2c_coo(torch.tensor([[0.0, 2.0], [3.0, 0.0]]).to_sparse())
     >>> M.row, M.col, M.data
     (array([0, 1]), array([1, 0]), array([2., 3.], dtype=float32))
     """
-    _require_tensor(T, torch.sparse_coo, "to_sparse")
+    require_tensor(T, torch.sparse_coo, "to_sparse")
     T = T.detach()
     places = T._indices()
     check_places(places[0], places[1], T.shape)  # before coalesce(), which takes them as right
-    _require_as_many(T._values(), places[0])
+    require_as_many(T._values(), places[0])
     if not T.is_coalesced():
         warnings.warn(
             sentence(
@@ -100,6 +106,8 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
             stacklevel=2,
         )
         T = T.coalesce()
+    if T.is_cuda:
+        return convert_cupy.t2c_coo(T)
     row, col, data = _lent(T.indices()[0]), _lent(T.indices()[1]), _lent(T.values())
     if not _fresh(row, col).all():  # called coalesced, but is not
         row, col, data = _summed(row, col, data)
@@ -117,13 +125,13 @@ def c2t_csr(M: Any) -> Tensor:
     already, and are shared with that tensor. Unsorted columns are sorted and duplicates added up.
 
     Args:
-        M: `(m, n)` `csr_matrix` or `csr_array`, of any dtype that torch has.
+        M: `(m, n)` `csr_matrix` or `csr_array` of SciPy or CuPy, of any dtype that torch has.
 
     Returns:
-        `(m, n)` `torch.sparse_csr` tensor on the CPU, of the same dtype and index dtype.
+        `(m, n)` `torch.sparse_csr` tensor on M's device, of the same dtype and index dtype.
 
     Raises:
-        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        TypeError: not a sparse matrix of SciPy or CuPy, or a dtype that torch lacks (longdouble).
         ValueError: another format, not 2-D, or indices that do not describe a matrix.
 
     >>> import scipy.sparse, sparsolve as sps
@@ -131,7 +139,9 @@ def c2t_csr(M: Any) -> Tensor:
     tensor([[0., 2.],
             [3., 0.]], dtype=torch.float64)
     """
-    _require_matrix(M, "csr")
+    require_matrix(M, "csr")
+    if is_cupy(M):
+        return convert_cupy.c2t_csr(M)
     entries = int(M.indptr[-1])
     data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
     row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
@@ -150,13 +160,13 @@ def c2t_coo(M: Any) -> Tensor:
     the tensor that they belong to. Unsorted entries are sorted and duplicates added up.
 
     Args:
-        M: `(m, n)` `coo_matrix` or `coo_array`, of any dtype that torch has.
+        M: `(m, n)` `coo_matrix` or `coo_array` of SciPy or CuPy, of any dtype that torch has.
 
     Returns:
-        `(m, n)` coalesced `torch.sparse_coo` tensor on the CPU, of the same dtype; torch's COO indices are always int64.
+        `(m, n)` coalesced `torch.sparse_coo` tensor on M's device, of the same dtype; torch's COO indices are always int64.
 
     Raises:
-        TypeError: not a SciPy sparse matrix, or a dtype that torch lacks (longdouble).
+        TypeError: not a sparse matrix of SciPy or CuPy, or a dtype that torch lacks (longdouble).
         ValueError: another format, not 2-D, or indices that do not describe a matrix.
 
     >>> import scipy.sparse, sparsolve as sps
@@ -164,7 +174,9 @@ def c2t_coo(M: Any) -> Tensor:
     tensor([[0., 2.],
             [3., 0.]], dtype=torch.float64)
     """
-    _require_matrix(M, "coo")
+    require_matrix(M, "coo")
+    if is_cupy(M):
+        return convert_cupy.c2t_coo(M)
     row, col, data = M.row, M.col, M.data
     if not _fresh(row, col).all():
         row, col, data = _summed(row, col, data)
@@ -174,61 +186,6 @@ def c2t_coo(M: Any) -> Tensor:
             indices, values, M.shape, device="cpu", check_invariants=True, is_coalesced=True
         )
     )
-
-
-def _require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
-    if not isinstance(T, Tensor):
-        raise TypeError(
-            sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy.")
-        )
-    if T.layout is not layout:
-        raise ValueError(
-            sentence(
-                f"T has layout {T.layout}; {layout} is needed.",
-                "The function's name ends in the layout that it takes.",
-                f"Use T.{method}().",
-            )
-        )
-    if T.dim() != 2 or T.dense_dim() != 0:
-        raise ValueError(
-            sentence(
-                f"T has shape {tuple(T.shape)} with {T.dense_dim()} dense dimensions; SciPy's matrices are 2-D.",
-                "A batch of matrices, or a vector, is the usual cause.",
-                "Convert one matrix at a time.",
-            )
-        )
-    if T.device.type != "cpu":
-        raise BackendUnavailableError(
-            sentence(
-                f"T is on {T.device}; SciPy works on the CPU, and nothing is moved without being asked.",
-                "There is no backend for that device in this version.",
-                "Use T.cpu().",
-            )
-        )
-
-
-def _require_as_many(values: Tensor, indices: Tensor) -> None:
-    if values.shape[0] != indices.shape[0]:
-        raise PatternError(sentence(f"T has {values.shape[0]} values for {indices.shape[0]} entries."))
-
-
-def _require_matrix(M: Any, format: str) -> None:
-    if not sp.issparse(M):
-        raise TypeError(
-            sentence(
-                f"M is a {type(M).__name__}; a SciPy sparse matrix is needed.",
-                remedy=f"Use scipy.sparse.{format}_matrix(M).",
-            )
-        )
-    if M.format != format:
-        raise ValueError(
-            sentence(
-                f"M has format {M.format!r}; {format!r} is needed, as the function's name says.",
-                remedy=f"Use M.to{format}().",
-            )
-        )
-    if len(M.shape) != 2:
-        raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
 
 
 def _lent(t: Tensor) -> Any:

@@ -67,8 +67,11 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
             sentence(f"A has shape {A.shape}; one square matrix is needed.", remedy="Choose one of the batch.")
         )
     device = A.values.device.type
-    on = device_module(device)
-    structure = on.structure_of(A.pattern.crow, A.pattern.col, A.shape)
+    on, module = device_module(device), solver_module(type(solver).__name__, device)
+
+    def look(values: Tensor) -> Explanation:
+        structure = on.structure_of(A.pattern.crow, A.pattern.col, A.shape)
+        return Explanation(module.suitable(structure, on.array(values), solver))
+
     with torch.no_grad():
-        module = solver_module(type(solver).__name__, device)
-        return Explanation(module.suitable(structure, on.array(A.values), solver))
+        return on.run(look, (A.values,))  # type: ignore[no-any-return]

@@ -55,6 +55,7 @@ def iterate(
     x0: Any = None,
     restart: int | None = None,
     callback: Callable[[int, Any], None] | None = None,
+    watch: Callable[[Any], None] | None = None,
 ) -> Outcome:
     """Solve `A x = b` until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)` in every column.
 
@@ -67,6 +68,7 @@ def iterate(
         x0: where to start, `(n, k)`; None is 0. A column of b that is 0 has the solution 0 in any case.
         restart: steps after which gmres starts again; None is `min(20, n)`. Its memory is `restart` arrays like b.
         callback: called after each step with its number and the residual norms `(k,)` as the recursion has them.
+        watch: called after each step with x, `(n, k)`, of its own memory; not by gmres, which has none until a cycle ends.
 
     Cost: a product and an application of M per step and column (cgs, bicgstab: two), and a product per run.
     """
@@ -78,7 +80,7 @@ def iterate(
         return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
     with np.errstate(all="ignore"):
         size = norm(b)
-        state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback)
+        state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback, watch)
         state.start(x0, size)
         most = 10 * n if maxiter is None else maxiter
         while most > 0 and len(index := xp.flatnonzero(state.active)):
@@ -93,8 +95,8 @@ def iterate(
 class _State:
     """All columns, between runs: x, its true residual r and that one's norm."""
 
-    def __init__(self, A: Any, M: Any, b: Any, bound: Any, callback: Any) -> None:
-        self.A, self.M, self.b, self.bound, self.callback = A, M, b, bound, callback
+    def __init__(self, A: Any, M: Any, b: Any, bound: Any, callback: Any, watch: Any) -> None:
+        self.A, self.M, self.b, self.bound, self.callback, self.watch = A, M, b, bound, callback, watch
         self.xp, self.steps = namespace(b), 0
 
     def start(self, x0: Any, size: Any) -> None:
@@ -116,8 +118,8 @@ class _State:
         eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
         r = columns(self.r, index) / scale
         work = Columns(self.A, self.M, r, xp.maximum(_MARGIN * bound, eps * size) / scale, left)
-        if self.callback is not None:
-            work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2))
+        if self.callback is not None or self.watch is not None:
+            work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2), scale[at], work.x)
         METHODS[method](work)
         x = columns(self.x, index) + scale * work.d
         r = ordered(columns(self.b, index) - self.A @ x)
@@ -132,10 +134,15 @@ class _State:
         again = work.claimed | (method not in ("cg", "minres"))  # where these break down, they would again
         self.active[index] = again & (new < _STAGNATION * size) & (new > bound)
 
-    def _tell(self, at: Any, size: Any) -> None:
+    def _tell(self, at: Any, size: Any, scale: Any, d: Any) -> None:
         self.steps += 1
-        self.shown[at] = size
-        self.callback(self.steps, self.shown.copy())
+        if self.callback is not None:
+            self.shown[at] = size
+            self.callback(self.steps, self.shown.copy())
+        if self.watch is not None and d is not None:
+            x = self.x.copy("K")
+            x[:, at] += scale * d
+            self.watch(x)
 
     def outcome(self) -> Outcome:
         """NaN and Inf are never converged."""
@@ -146,7 +153,7 @@ class _State:
 
 def cg(s: Columns) -> None:
     """Conjugate gradients: Saad, Algorithms 6.18 and (with M) 9.1. Breaks down where `pᴴ A p <= 0`: A is not positive definite."""
-    r, x = s.r, s.xp.zeros_like(s.r)
+    r, x = s.r, s.start()
     z = s.precondition(r)
     p, rho = z.copy("K"), dot(r, z).real
     while s.k:
@@ -167,7 +174,7 @@ def cg(s: Columns) -> None:
 
 def cgs(s: Columns) -> None:
     """Conjugate gradients squared: Saad, Algorithm 7.6, with M from the right (Templates, figure 2.8). Breaks down where `r*ᴴ r = 0`."""
-    r, x = s.r, s.xp.zeros_like(s.r)
+    r, x = s.r, s.start()
     shadow, u, p, rho = r.copy("K"), r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
     shadow2 = rho.real
     while s.k:
@@ -194,7 +201,7 @@ def cgs(s: Columns) -> None:
 
 def bicgstab(s: Columns) -> None:
     """BiCGStab: Saad, Algorithm 7.7, with M from the right (Templates, figure 2.10). Breaks down where `r*ᴴ r = 0` or `omega = 0`."""
-    r, x = s.r, s.xp.zeros_like(s.r)
+    r, x = s.r, s.start()
     shadow, p, rho = r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
     shadow2 = rho.real
     while s.k:

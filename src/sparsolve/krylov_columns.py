@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Columns", "columns", "dot", "namespace", "norm", "ordered", "power_of_two"]
+__all__ = ["Columns", "columns", "dot", "namespace", "norm", "on_host", "ordered", "power_of_two"]
 
 
 class Columns:
@@ -25,6 +25,7 @@ class Columns:
         r: residuals to start from, `(n, k)`; the method may overwrite them.
         target: the norm of residuals to reach, `(k,)`.
         left: steps that each column may take, `(k,)`, at least 1.
+        x: the correction of the columns at work, if the method has one at each step, for whoever watches.
         d, steps, claimed: what has come of all columns: corrections, steps taken, whether `target` was met as far as the method knows.
     """
 
@@ -35,7 +36,7 @@ class Columns:
         self.eps = float(xp.finfo(r.dtype).eps)
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())
-        self.step = 0
+        self.step, self.x = 0, None
         self._zero = xp.zeros((), dtype=r.real.dtype)
         self.d = xp.zeros_like(r)
         self.steps = xp.zeros_like(left)
@@ -43,6 +44,11 @@ class Columns:
         self.index = self._kept = self._gone = xp.arange(self.k)
         self.tell: Callable[[Any, Any], None] | None = None
         self._scratch = xp.empty_like(r)
+
+    def start(self) -> Any:
+        """The correction of the columns at work, 0 yet, which the method is to update in place."""
+        self.x = self.xp.zeros_like(self.r)
+        return self.x
 
     def multiply(self, p: Any) -> Any:
         """`A p`, a new array."""
@@ -101,7 +107,8 @@ class Columns:
     def leave(self, d: Any, *arrays: Any) -> tuple[Any, ...]:
         """`store` the ended columns of d, `keep` the others of d and of the arrays."""
         self.store(columns(d, self._gone))
-        return self.keep(d, *arrays)
+        self.x, *kept = self.keep(d, *arrays)
+        return self.x, *kept
 
 
 def namespace(a: Any) -> Any:
@@ -112,6 +119,11 @@ def namespace(a: Any) -> Any:
 @lru_cache(maxsize=8)
 def _module(name: str) -> Any:
     return sys.modules[name.partition(".")[0]]
+
+
+def on_host(a: Any) -> Any:
+    """A NumPy array of these numbers: itself, or what the device has, waited for."""
+    return a if isinstance(a, np.ndarray) else a.get()
 
 
 def ordered(a: Any) -> Any:

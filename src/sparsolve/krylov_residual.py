@@ -85,7 +85,7 @@ def minres(s: Columns) -> None:
     least-squares residual is reached.
     """
     xp, r, v = s.xp, s.r, s.r.copy("K")  # v: the Lanczos vector times beta
-    x, w, past_w, past_v = (xp.zeros_like(r) for _ in range(4))
+    x, w, past_w, past_v = s.start(), *(xp.zeros_like(r) for _ in range(3))
     y, beta = _lanczos_length(s, v)
     zero = xp.zeros_like(beta)
     phi, past_beta, most = beta, zero, zero

@@ -12,11 +12,12 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from functools import reduce
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-__all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "set_memo_limit"]
+__all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
 
 T = TypeVar("T")
 _SAMPLES = 8  # numbers of a large array that make its hash
@@ -69,7 +70,7 @@ class _Key:
             return False
         if self._small and other._small:
             return self.arrays == other.arrays
-        return all(_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))
+        return bool(reduce(operator.and_, (_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))))
 
     def own(self) -> None:
         """From here on, in memory that nobody else writes to."""
@@ -159,6 +160,14 @@ class Memo(Generic[T]):
             self.max_bytes = max_bytes
             self._shrink()
 
+    def release(self) -> None:
+        """Let go of everything held; what is being made stays, and the counts too."""
+        with self._lock:
+            for key, entry in list(self._entries.items()):
+                if entry.value is not None:
+                    del self._entries[key]
+                    self.nbytes -= entry.nbytes
+
     def clear(self) -> None:
         """Forget everything, and set the counts to zero."""
         with self._lock:
@@ -226,6 +235,12 @@ def clear_memo() -> None:
     ANALYSES.clear()
 
 
+def release() -> None:
+    """Let go of all that is held, for its memory; the counts go on."""
+    for memo in (FACTORS, ANALYSES):
+        memo.release()
+
+
 def set_memo_limit(max_bytes: int) -> None:
     """Bound the bytes that the memo holds: a quarter for analyses, the rest for factorizations. The default is 2 GiB.
 
@@ -249,21 +264,25 @@ def set_memo_limit(max_bytes: int) -> None:
 
 
 def _bits(a: Any) -> Any:
-    """The array as bytes if it is small, else as integers."""
-    if isinstance(a, np.ndarray) and a.nbytes <= _WHOLE:
+    """The array as bytes if it is small, wherever it is, else as integers."""
+    if a.nbytes <= _WHOLE:
+        a = a if isinstance(a, np.ndarray) else a.get()
         return a.tobytes()
     return a.reshape(-1).view("i8" if a.nbytes % 8 == 0 else f"i{a.itemsize}")
 
 
 def _sample(bits: Any) -> Hashable:
-    """All of it if it is small, else its size, the sum of its bits, which one changed entry changes, and a few entries."""
+    """All of it if it is small, else its size, the sum of its bits, which one changed entry changes, and a few entries.
+
+    Of what is on a device only the sum, since each number is a wait."""
     if isinstance(bits, bytes):
         return bits
-    sample = bits[:: max(1, bits.size // _SAMPLES)]
-    return bits.size, int(bits.sum()), (sample if isinstance(sample, np.ndarray) else sample.get()).tobytes()
+    few = bits[:: max(1, bits.size // _SAMPLES)].tobytes() if isinstance(bits, np.ndarray) else b""
+    return bits.size, int(bits.sum()), few
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any) -> Any:
+    """A bool, or on a device an array of one, so that all arrays of a key are waited for at once."""
     if isinstance(a, bytes) or isinstance(b, bytes):
         return type(a) is type(b) and bool(a == b)
-    return a.shape == b.shape and bool((a == b).all())
+    return a.shape == b.shape and (a == b).all()

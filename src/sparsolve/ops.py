@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from types import ModuleType
 from typing import Any, Optional
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
+from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
 from .solvers import Solver, decode
@@ -33,12 +35,23 @@ def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
     """`torch.library.custom_op`, with the function itself as the CPU kernel too: what torch wraps around it to look for aliased outputs,
     which these ops do not have, takes a tenth of the time of a small solve."""
 
-    def define(call: Callable[..., Any]) -> Any:
+    def define(body: Callable[..., Any]) -> Any:
+        call = _on_its_device(body)
         op = torch.library.custom_op(name, call, mutates_args=(), tags=_TAGS)
         _library.impl(name, torch.compiler.disable(call), "CPU")
         return op
 
     return define
+
+
+def _on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Run an op's body as its tensors' device wants it: in its stream, in its memory."""
+
+    @wraps(body)
+    def run(*args: Any) -> Any:
+        return device_module(args[0].device.type).run(body, args)
+
+    return run
 
 
 @_opaque("sparsolve::solve")
@@ -73,7 +86,7 @@ def solve(
         except SolveError as error:
             if not report:
                 raise _located(error, i if len(bs) > 1 else None, adjoint) from error
-            outcome = Outcome(math.nan, _status(error))
+            outcome = Outcome(math.nan, int(_status(error)))
         x[i] = outcome.x
         if report:
             reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
@@ -163,13 +176,14 @@ def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
         return factor.solve(b, adjoint=adjoint, x0=x0)
     except SolveError as error:
         if b.shape[1] == 1:
-            return Outcome(math.nan, _status(error))
+            return Outcome(math.nan, int(_status(error)))
     parts = [slice(j, j + 1) for j in range(b.shape[1])]
     each = [_columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
     x = b * math.nan
+    status, iterations, strategy = namespace(b).zeros((3, b.shape[1]), dtype=int)
     for j, outcome in zip(parts, each, strict=True):
-        x[:, j] = outcome.x
-    return Outcome(x, [int(o.status) for o in each], [int(o.iterations) for o in each], [o.strategy for o in each])
+        x[:, j], status[j], iterations[j], strategy[j] = outcome[:4]
+    return Outcome(x, status, iterations, strategy)
 
 
 def _residual(on: Any, structure: Any, values: Any, b: Any, x: Any, adjoint: bool) -> Any:

@@ -35,7 +35,7 @@ def solve(
     Args:
         A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, or a sparse COO or CSR tensor. float32, float64, complex64 or complex128.
         b: `(n,)`, `(n, k)` or `(*batch, n, k)` (a vector only if exactly 1-D), or a pytree of such tensors.
-        solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy matrix of the
+        solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy (on CUDA: CuPy) matrix of the
             system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
         adjoint: solve with `Aᴴ`.
         x0: where an iterative method starts, of the shape and structure of `b`; zero by default. It has no derivatives, and the solves of a

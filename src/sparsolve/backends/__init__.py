@@ -11,9 +11,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from ..errors import BackendUnavailableError, SolveError, sentence
 
-__all__ = ["Factor", "Outcome", "device_module", "solver_module"]
+__all__ = ["Factor", "Outcome", "array_module", "available", "device_module", "solver_module"]
 
 
 class Outcome(NamedTuple):
@@ -43,13 +45,17 @@ class Factor(Protocol):
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`; `x0` of the same shape, or None, is where an iteration starts."""
 
 
-_DEVICES = {"cpu": "host"}
+_DEVICES = {"cpu": "host", "cuda": "cupy_device"}
 _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")
 _SOLVERS = {
     ("LU", "cpu"): "direct",
     ("Cholesky", "cpu"): "direct",
     ("Function", "cpu"): "function",
     **{(method, "cpu"): "iterative" for method in _KRYLOV},
+    ("LU", "cuda"): "cupy_lu",
+    ("Cholesky", "cuda"): "cupy_lu",
+    ("Function", "cuda"): "cupy_function",
+    **{(method, "cuda"): "cupy_iterative" for method in _KRYLOV},
 }
 
 
@@ -66,9 +72,32 @@ def device_module(device: str) -> ModuleType:
     return import_module(f".{_DEVICES[device]}", __name__)
 
 
+def array_module(a: Any) -> ModuleType:
+    """The module that handles arrays such as this one."""
+    return device_module("cpu" if isinstance(a, np.ndarray) else "cuda")
+
+
 @cache
 def solver_module(solver: str, device: str) -> ModuleType:
     """The module that serves this solver record on this device type."""
     if (solver, device) not in _SOLVERS:
         raise BackendUnavailableError(sentence(f"{solver} has no backend for {device} tensors in this version."))
     return import_module(f".{_SOLVERS[solver, device]}", __name__)
+
+
+def available() -> dict[str, dict[str, str]]:
+    """What this machine can do, for people and bug reports; `python -m sparsolve` prints it.
+
+    Returns:
+        `versions` of what is installed; `devices` whose tensors can be solved; `solvers`, which library serves each record on each of these devices;
+        `missing`, what cannot be used here and how it is installed. Names to sentences.
+
+    Cost:
+        The first call imports CuPy, if it is installed.
+
+    >>> import sparsolve.backends
+    >>> sparsolve.backends.available()["solvers"]["LU on cpu"]
+    'LAPACK and SuperLU (SciPy)'
+    """
+    found: dict[str, dict[str, str]] = import_module(".capabilities", __name__).available()
+    return found

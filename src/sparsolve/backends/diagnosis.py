@@ -8,15 +8,17 @@ import numpy as np
 from scipy.sparse.csgraph import structural_rank
 
 from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
+from ..krylov_columns import namespace, on_host
 
 __all__ = ["indefinite", "not_finite", "singular"]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:
     """The error for NaN or Inf in `a`, or None."""
-    bad = np.argwhere(~np.isfinite(a))
-    if not len(bad):
+    if bool(namespace(a).isfinite(a).all()):
         return None
+    a = on_host(a)
+    bad = np.argwhere(~np.isfinite(a))
     place = tuple(int(i) for i in bad[0])
     return _not_finite(f"{name}[{', '.join(map(str, place))}]", a[place], len(bad), a.size)
 

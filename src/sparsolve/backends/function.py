@@ -1,4 +1,4 @@
-"""A user's callable as a solver on CPU."""
+"""A user's callable as a solver; what it is given and what it returns is NumPy's and SciPy's here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import SolveError, sentence
+from ..krylov_columns import namespace
 from ..solvers import Function
 from . import Outcome
 from .host import Structure
@@ -26,7 +27,7 @@ class FunctionFactor:
 
     nbytes = 0
 
-    def __init__(self, structure: Structure, values: Any, solver: Function) -> None:
+    def __init__(self, structure: Any, values: Any, solver: Function) -> None:
         self._structure, self._values, self._solver = structure, values, solver
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
@@ -34,14 +35,22 @@ class FunctionFactor:
         call = self._solver.adjoint if adjoint else self._solver.forward
         if not self._solver.vector:
             return Outcome(self._checked(call, b, adjoint))
-        return Outcome(np.stack([self._checked(call, column, adjoint) for column in b.T], axis=1))
+        return Outcome(namespace(b).stack([self._checked(call, column, adjoint) for column in b.T], axis=1))
 
-    def _checked(self, call: Any, b: Any, adjoint: bool) -> Any:
+    def matrix(self, adjoint: bool) -> Any:
+        """The matrix of the system, compressed rows in their order, of its own memory."""
         A = self._structure.csc(self._values)
         A = A.conj().T.tocsr(copy=True) if adjoint else A.tocsr(copy=True)
         A.sort_indices()
+        return A
+
+    def array(self, x: Any, name: str) -> Any:
+        """What the callable returned, as an array of numbers."""
+        return _array(x, name)
+
+    def _checked(self, call: Any, b: Any, adjoint: bool) -> Any:
         name = getattr(call, "__name__", type(call).__name__)
-        x = _array(call(A, b.copy()), name)
+        x = self.array(call(self.matrix(adjoint), b.copy()), name)
         if x.shape != b.shape and {x.shape, b.shape} != {(len(b),), (len(b), 1)}:
             raise SolveError(
                 sentence(
@@ -50,9 +59,9 @@ class FunctionFactor:
                     "It must return x of the shape of b.",
                 )
             )
-        if np.iscomplexobj(x) and not np.iscomplexobj(b):
+        if x.dtype.kind == "c" and b.dtype.kind != "c":
             raise SolveError(sentence(f"The solver {name!r} returned complex numbers for a real system."))
-        if not np.isfinite(x).all():
+        if not namespace(x).isfinite(x).all():
             raise SolveError(
                 sentence(
                     f"The solver {name!r} returned NaN or Inf.",

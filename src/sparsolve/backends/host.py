@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -14,9 +15,26 @@ from ..errors import PatternError, sentence
 from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
 
-__all__ = ["Structure", "array", "empty", "matrix", "multiply", "quiet", "sampled", "structure_of", "tensor", "zeros"]
+__all__ = [
+    "Structure",
+    "array",
+    "empty",
+    "matrix",
+    "multiply",
+    "quiet",
+    "run",
+    "sampled",
+    "structure_of",
+    "tensor",
+    "zeros",
+]
 
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
+
+
+def run(body: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`body(*args)`."""
+    return body(*args)
 
 
 def array(t: Tensor) -> Any:

@@ -1,4 +1,4 @@
-"""The iterative methods on CPU: one matrix, its adjoint and its preconditioner, made ready once."""
+"""The iterative methods: one matrix, its adjoint and its preconditioner, made ready once, here for the CPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import ConvergenceError, sentence
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
+from ..krylov_columns import namespace, on_host
 from ..result import Status
 from . import Outcome
 from .diagnosis import not_finite
@@ -28,20 +29,19 @@ _NEEDS = {
 
 def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
     """Build the preconditioner."""
-    return IterativeFactor(structure, values, solver)
+    csc = structure.csc(values)
+    error = not_finite("values", values)
+    if error is not None:
+        raise error
+    M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
+    return IterativeFactor(csc.tocsr(), structure.transposed(csc).conj(), M, solver)
 
 
 class IterativeFactor:
-    """A matrix to iterate with."""
+    """A matrix to iterate with, its adjoint, and a preconditioner with `apply(r, adjoint=)`, all of one device."""
 
-    def __init__(self, structure: Structure, values: Any, solver: Iterative) -> None:
-        csc = structure.csc(values)
-        error = not_finite("values", values)
-        if error is not None:
-            raise error
-        self._solver = solver
-        self._A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
-        self._M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
+    def __init__(self, A: Any, adjoint: Any, M: Any, solver: Iterative) -> None:
+        self._A, self._M, self._solver = {False: A, True: adjoint}, M, solver
 
     @property
     def nbytes(self) -> int:
@@ -69,9 +69,10 @@ class IterativeFactor:
             x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
         )
-        stopped = np.where(found.iterations >= maxiter, Status.MAXITER, Status.BREAKDOWN)
-        status = np.where(found.converged, Status.CONVERGED, stopped)
-        error = None if found.converged.all() else self._failure(found, b)
+        where = namespace(b).where
+        stopped = where(found.iterations >= maxiter, int(Status.MAXITER), int(Status.BREAKDOWN))
+        status = where(found.converged, int(Status.CONVERGED), stopped)
+        error = None if found.converged.all() else self._failure(type(found)(*map(on_host, found)), on_host(b))
         return Outcome(found.x, status, found.iterations, error=error)
 
     def _failure(self, found: Any, b: Any) -> ConvergenceError:

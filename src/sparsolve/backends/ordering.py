@@ -51,15 +51,15 @@ class Reordered:
     """A decomposition of `B = A[p, :][:, q]` as one of A: `A x = b` is `B x[q] = b[p]`, `Aᵀ x = b` is `Bᵀ x[p] = b[q]`."""
 
     def __init__(self, lu: Any, ordering: Ordering) -> None:
-        self._lu, self._ordering = lu, ordering
+        self.inner, self.ordering = lu, ordering
         self.nnz = lu.nnz
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """`A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`."""
-        before, after = self._ordering.rows, self._ordering.columns
+        before, after = self.ordering.rows, self.ordering.columns
         if trans != "N":
             before, after = after, before
-        y = self._lu.solve(b if before is None else b[before], trans)
+        y = self.inner.solve(b if before is None else b[before], trans)
         if after is None:
             return y
         x = np.empty_like(y)

@@ -48,11 +48,11 @@ class _Jacobi:
     """`M⁻¹ = D⁻¹`."""
 
     def __init__(self, record: Jacobi, structure: Structure, A: Any) -> None:
-        self._inverse = 1 / _diagonal("Jacobi", structure, A)[:, None]
-        self.nbytes = int(self._inverse.nbytes)
+        self.inverse = 1 / _diagonal("Jacobi", structure, A)[:, None]
+        self.nbytes = int(self.inverse.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
-        return r * (self._inverse.conj() if adjoint else self._inverse)
+        return r * (self.inverse.conj() if adjoint else self.inverse)
 
 
 class _BlockJacobi:
@@ -68,14 +68,14 @@ class _BlockJacobi:
         inside = row // size == column // size
         row, column = row[inside], column[inside]
         blocks[row // size, row % size, column % size] = A.data[inside]
-        self._inverse = _inverses(blocks)
-        self.nbytes = int(self._inverse.nbytes)
+        self.inverse = _inverses(blocks)
+        self.nbytes = int(self.inverse.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
-        m, size, (n, k) = self._inverse.shape[0], self._size, r.shape
+        m, size, (n, k) = self.inverse.shape[0], self._size, r.shape
         padded = np.zeros((m * size, k), dtype=r.dtype)
         padded[:n] = r.conj() if adjoint else r
-        inverse = self._inverse.swapaxes(1, 2) if adjoint else self._inverse
+        inverse = self.inverse.swapaxes(1, 2) if adjoint else self.inverse
         x = (inverse @ padded.reshape(m, size, k)).reshape(m * size, k)[:n]
         return x.conj() if adjoint else x
 
@@ -87,17 +87,17 @@ class _ILU:
         if structure.empty:
             raise singular(A, "ILU has no pivot to choose.")
         try:
-            self._lu = sla.spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
+            self.lu = sla.spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
         except RuntimeError as error:  # SciPy: "Factor is exactly singular"
             raise singular(A, "ILU met an exactly zero pivot.") from error
         with np.errstate(all="ignore"):
-            usable = np.isfinite(self._lu.solve(np.ones(A.shape[0], dtype=A.dtype))).all()
+            usable = np.isfinite(self.lu.solve(np.ones(A.shape[0], dtype=A.dtype))).all()
         if not usable:
             raise singular(A, "ILU found a factor that overflows.")
-        self.nbytes = _factor_bytes(self._lu, A)
+        self.nbytes = _factor_bytes(self.lu, A)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
-        return _solve(self._lu, r, adjoint)
+        return _solve(self.lu, r, adjoint)
 
 
 class _SymmetricGaussSeidel:
@@ -107,15 +107,15 @@ class _SymmetricGaussSeidel:
     """
 
     def __init__(self, record: SymmetricGaussSeidel, structure: Structure, A: Any) -> None:
-        self._diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
-        self._lower = sla.splu(sp.tril(A, format="csc"), **_TRIANGULAR)
-        self._upper = sla.splu(sp.triu(A, format="csc"), **_TRIANGULAR)
-        self.nbytes = sum(_factor_bytes(f, A) for f in (self._lower, self._upper)) + int(self._diagonal.nbytes)
+        self.diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
+        self.lower = sla.splu(sp.tril(A, format="csc"), **_TRIANGULAR)
+        self.upper = sla.splu(sp.triu(A, format="csc"), **_TRIANGULAR)
+        self.nbytes = sum(_factor_bytes(f, A) for f in (self.lower, self.upper)) + int(self.diagonal.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
         if adjoint:
-            return _solve(self._lower, self._diagonal.conj() * _solve(self._upper, r, adjoint), adjoint)
-        return _solve(self._upper, self._diagonal * _solve(self._lower, r, adjoint), adjoint)
+            return _solve(self.lower, self.diagonal.conj() * _solve(self.upper, r, adjoint), adjoint)
+        return _solve(self.upper, self.diagonal * _solve(self.lower, r, adjoint), adjoint)
 
 
 def _amg(record: AMG, structure: Structure, A: Any) -> Preconditioner:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,14 @@ from ..errors import ConvergenceError, sentence
 from .diagnosis import not_finite
 from .host import array
 
-__all__ = ["METHODS", "OWN", "Iterative", "Kept"]
+__all__ = ["METHODS", "OWN", "SPARSE", "Iterative", "Kept", "stopped"]
 
 METHODS = ("cg", "cgs", "minres", "gmres")
 OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
 _RTOL = 1e-5  # SciPy's default
 _RUNS = 10
 _MOST = 1e-12  # the reduction of a residual that one run can be asked for
-_SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _CAUSES = {
     "cg": "CG needs a Hermitian positive definite A (and M)",
     "cgs": "CGS converges irregularly where A is far from normal",
@@ -88,7 +89,9 @@ class Iterative:
         return self.method
 
     def __call__(self, A: Any, b: Any) -> Any:
-        """x for one `(n,)` right-hand side."""
+        """x for one `(n,)` right-hand side, where that is."""
+        if not isinstance(b, np.ndarray):
+            return import_module(".cupy_named", __package__).solution(self, A, b)
         with np.errstate(all="ignore"):  # NaN and Inf end in ConvergenceError
             return _Run(self, A, b).solution()
 
@@ -176,17 +179,22 @@ class _Run:
             self.callback(state * (size / self.size) if self.how.method == "gmres" else self.x + scale * state)
 
     def _failure(self, size: float) -> ConvergenceError:
-        return ConvergenceError(
-            sentence(
-                f"{self.how.method} stopped at ‖b − A x‖ = {size:.2e}; {self.bound:.2e} was asked for.",
-                f"{_CAUSES[self.how.method]}; or A is ill-conditioned, or maxiter or the tolerance too small.",
-                "Give a preconditioner M or a larger maxiter, or solve directly with solve=None.",
-                method=self.how.method,
-                iterations=self.steps,
-                relative_residual=f"{size / self.size if self.size else size:.2e}",
-                n=len(self.b),
-            )
+        return stopped(self.how, size, self.bound, self.size, self.steps, len(self.b))
+
+
+def stopped(how: Iterative, residual: float, bound: float, size: float, steps: int, n: int) -> ConvergenceError:
+    """The error for a solve that ended before its residual was small; `size` is `‖b‖`."""
+    return ConvergenceError(
+        sentence(
+            f"{how.method} stopped at ‖b − A x‖ = {residual:.2e}; {bound:.2e} was asked for.",
+            f"{_CAUSES[how.method]}; or A is ill-conditioned, or maxiter or the tolerance too small.",
+            "Give a preconditioner M or a larger maxiter, or solve directly with solve=None.",
+            method=how.method,
+            iterations=steps,
+            relative_residual=f"{residual / size if size else residual:.2e}",
+            n=n,
         )
+    )
 
 
 def _norm(a: Any) -> float:
@@ -199,7 +207,7 @@ def _preconditioner(how: Iterative, b: Any) -> Any:
         return None
     M = how.M.value
     if isinstance(M, Tensor):
-        M = array(M) if M.layout not in _SPARSE else t2c_csr(M.detach().to_sparse_csr())
+        M = array(M) if M.layout not in SPARSE else t2c_csr(M.detach().to_sparse_csr())
     M = sla.aslinearoperator(M)
     if not how.transposed or how.method in ("cg", "minres"):
         return M

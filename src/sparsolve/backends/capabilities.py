@@ -1,0 +1,69 @@
+"""What this machine can do: versions, devices, which solver uses what, what is missing and how it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from ..errors import sentence
+from . import _SOLVERS
+from .cupy_runtime import problem
+
+__all__ = ["available"]
+
+_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg")
+_USES = {
+    "direct": "LAPACK and SuperLU (SciPy)",
+    "cupy_lu": "SuperLU (SciPy) on the host, cuSPARSE (CuPy) on the device",
+    "iterative": "sparsolve over NumPy and SciPy",
+    "cupy_iterative": "sparsolve over CuPy",
+    "function": "your callable",
+    "cupy_function": "your callable",
+}
+
+
+def available() -> dict[str, dict[str, str]]:
+    """See `sparsolve.backends.available`."""
+    cuda = problem() if torch.cuda.is_available() else _no_gpu()
+    missing = {} if cuda is None else {"cuda": cuda}
+    if importlib.util.find_spec("pyamg") is None:
+        missing["AMG"] = sentence("AMG needs pyamg.", remedy='Install it: pip install "sparsolve[amg]".')
+    solvers = {
+        f"{solver} on {device}": _USES.get(module, module)
+        for (solver, device), module in _SOLVERS.items()
+        if device == "cpu" or cuda is None
+    }
+    return {"versions": _versions(), "devices": _devices(cuda is None), "solvers": solvers, "missing": missing}
+
+
+def _no_gpu() -> str:
+    if torch.version.cuda is None:
+        return sentence(
+            f"This torch ({torch.__version__}) is built without CUDA.",
+            remedy="Install a torch with CUDA as torch's own instructions say, and then CuPy.",
+        )
+    cupy = problem()
+    return sentence("torch finds no GPU.", "No NVIDIA driver, or CUDA_VISIBLE_DEVICES hides it.", cupy or "")
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in (*_LIBRARIES, "cupy-cuda12x", "cupy-cuda13x", "cupy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if torch.version.cuda is not None:
+        found["CUDA of torch"] = torch.version.cuda
+    return found
+
+
+def _devices(cuda: bool) -> dict[str, str]:
+    """By name; only those that tensors can be solved on."""
+    found = {"cpu": platform.processor() or platform.machine()}
+    if cuda:
+        found |= {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
+    return found

@@ -1,0 +1,185 @@
+"""CuPy, imported when first needed, on torch's device, in torch's stream and in torch's memory; tensors as CuPy arrays and back.
+
+CuPy's current device, stream and allocator belong to a thread and are not torch's. So each op (autograd's thread runs ops too)
+works inside `here`, and with nothing else is a kernel of CuPy in order with torch's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, cuda
+from torch.utils.dlpack import from_dlpack
+
+from ..errors import BackendUnavailableError, sentence
+
+__all__ = ["Here", "array", "cupy", "extra", "here", "new", "now", "problem", "sparse", "sparse_linalg", "tensor"]
+
+
+def extra() -> str:
+    """The extra of this package that fits torch's version of CUDA."""
+    return "cuda13" if (torch.version.cuda or "12").startswith("13") else "cuda12"
+
+
+@cache
+def _loaded() -> Any:
+    """The package, or the exception that its import ended with."""
+    try:
+        return import_module("cupy")
+    except Exception as error:  # a broken installation raises what it likes
+        return error
+
+
+def problem() -> str | None:
+    """Why CUDA tensors cannot be solved here, with the remedy; None if they can."""
+    cp = _loaded()
+    line = f'pip install "sparsolve[{extra()}]"'
+    if isinstance(cp, ModuleNotFoundError):
+        return sentence("CUDA tensors are solved through CuPy, and it is not installed.", remedy=f"Install it: {line}.")
+    if isinstance(cp, Exception):
+        return sentence(
+            f"CuPy cannot be imported: {' '.join(str(cp).split())}.",
+            "An installation for another Python or NumPy, or two of CuPy's packages beside each other, perhaps.",
+            f"Uninstall every cupy package, then {line}.",
+        )
+    if not hasattr(cp.cuda.Stream, "from_external"):
+        return sentence(f"CuPy {cp.__version__} is too old to work in torch's stream.", remedy=f"Upgrade it: {line}.")
+    if not cp.is_available():
+        return sentence(
+            f"CuPy {cp.__version__} is installed, but finds no GPU.",
+            "No NVIDIA driver, or one too old for this CuPy; or CUDA_VISIBLE_DEVICES hides the GPU.",
+            f"Look at what nvidia-smi says. The CuPy that fits this torch: {line}.",
+        )
+    try:
+        import_module(f"{cp.__name__}x.scipy.sparse.linalg")
+    except ImportError as error:
+        return sentence(
+            f"CuPy {cp.__version__} lacks CUDA libraries: {' '.join(str(error).split())}.",
+            "The wheel of CuPy brings none of them.",
+            f"Install them from PyPI: {line}, or give the CUDA toolkit's place in CUDA_PATH.",
+        )
+    return None
+
+
+@cache
+def cupy() -> Any:
+    """CuPy; `BackendUnavailableError` where it cannot work."""
+    found = problem()
+    if found is not None:
+        raise BackendUnavailableError(f"{found} Or move A and b to the CPU: values.cpu(), b.cpu().")
+    return _loaded()
+
+
+def sparse() -> Any:
+    """`cupyx.scipy.sparse`, or what stands in for it."""
+    return _part("scipy.sparse")
+
+
+def sparse_linalg() -> Any:
+    """`cupyx.scipy.sparse.linalg`."""
+    return _part("scipy.sparse.linalg")
+
+
+@cache
+def _part(name: str) -> Any:
+    return import_module(f"{cupy().__name__}x.{name}")
+
+
+class Here:
+    """Where an op of this thread works.
+
+    Attributes:
+        device: of its tensors.
+        stream: torch's current one there.
+        foreign: whether the op reads what was made in another stream and may be let go of at any time.
+        made: tensors whose memory the arrays made by `new` are, by the array's identity.
+    """
+
+    def __init__(self, device: torch.device, stream: Any) -> None:
+        self.device, self.stream = device, stream
+        self.foreign = False
+        self.made: dict[int, tuple[Any, Tensor]] = {}
+
+
+_local = threading.local()
+
+
+def now() -> Here:
+    """Where this thread's op works."""
+    return _local.here  # type: ignore[no-any-return]
+
+
+@contextmanager
+def here(device: torch.device) -> Iterator[Here]:
+    """torch's device, stream and memory for CuPy, in this thread.
+
+    What a memo holds may be let go of by another thread at any time, and its memory be used again in the stream where it
+    was allocated. So an op that read such a thing in another stream waits at its end, on failure too.
+    """
+    cp, index = cupy(), device.index or 0
+    with cuda.device(index), cp.cuda.Device(index):
+        stream = cuda.current_stream(index)
+        with cp.cuda.Stream.from_external(stream), cp.cuda.using_allocator(_allocator().malloc):
+            outer, _local.here = getattr(_local, "here", None), Here(device, stream)
+            try:
+                yield _local.here
+            finally:
+                if _local.here.foreign:
+                    stream.synchronize()
+                _local.here = outer
+
+
+@cache
+def _allocator() -> Any:
+    """torch's caching allocator for CuPy's temporary arrays: one pool of memory, and what is free in it is free for both."""
+    torch_cuda = cuda
+
+    def malloc(size: int, index: int) -> int:
+        return torch_cuda.caching_allocator_alloc(size, index, torch_cuda.current_stream(index))  # type: ignore[no-any-return]
+
+    def free(pointer: int, index: int) -> None:
+        torch_cuda.caching_allocator_delete(pointer)
+
+    return cupy().cuda.PythonFunctionAllocator(malloc, free)
+
+
+def array(t: Tensor) -> Any:
+    """A tensor as a C-contiguous CuPy array, its own memory where it can be, with torch's lazy conjugate and negative bits applied.
+
+    The bits are undone by flipping them, for `resolve_conj` does nothing where a compiled graph runs the op.
+    """
+    t = t.detach()
+    conj, neg = t.is_conj(), t.is_neg()
+    if conj:
+        t = t.conj()
+    if neg:
+        t = torch._neg_view(t)
+    a = cupy().from_dlpack(t)
+    a = a.conj() if conj else a
+    return cupy().ascontiguousarray(-a if neg else a)
+
+
+def new(shape: tuple[int, ...], dtype: Any) -> Any:
+    """An uninitialized array in the memory of a tensor, which `tensor` returns: an ordinary one of torch's."""
+    t = torch.empty(shape, dtype=_dtype(np.dtype(dtype)), device=now().device)
+    a = cupy().from_dlpack(t)
+    now().made[id(a)] = a, t
+    return a
+
+
+def tensor(a: Any) -> Tensor:
+    """A contiguous tensor of an array: the one that `new` made, in the array's shape, or one that shares the array's memory."""
+    made = now().made.pop(id(a), None) or now().made.pop(id(a.base), None)
+    return made[1].reshape(a.shape) if made is not None else from_dlpack(cupy().ascontiguousarray(a))
+
+
+@cache
+def _dtype(dtype: Any) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

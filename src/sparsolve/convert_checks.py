@@ -1,0 +1,73 @@
+"""What the conversions accept: their checks, each a sentence of fact, cause and remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from .errors import BackendUnavailableError, PatternError, sentence
+
+__all__ = ["is_cupy", "require_as_many", "require_matrix", "require_tensor"]
+
+
+def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
+    if not isinstance(T, Tensor):
+        raise TypeError(
+            sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy.")
+        )
+    if T.layout is not layout:
+        raise ValueError(
+            sentence(
+                f"T has layout {T.layout}; {layout} is needed.",
+                "The function's name ends in the layout that it takes.",
+                f"Use T.{method}().",
+            )
+        )
+    if T.dim() != 2 or T.dense_dim() != 0:
+        raise ValueError(
+            sentence(
+                f"T has shape {tuple(T.shape)} with {T.dense_dim()} dense dimensions; SciPy's matrices are 2-D.",
+                "A batch of matrices, or a vector, is the usual cause.",
+                "Convert one matrix at a time.",
+            )
+        )
+    if T.device.type not in ("cpu", "cuda"):
+        raise BackendUnavailableError(
+            sentence(
+                f"T is on {T.device}; SciPy works on the CPU, CuPy on CUDA devices, and nothing is moved without being asked.",
+                "There is no backend for that device in this version.",
+                "Use T.cpu().",
+            )
+        )
+
+
+def require_as_many(values: Tensor, indices: Tensor) -> None:
+    if values.shape[0] != indices.shape[0]:
+        raise PatternError(sentence(f"T has {values.shape[0]} values for {indices.shape[0]} entries."))
+
+
+def require_matrix(M: Any, format: str) -> None:
+    if not (sp.issparse(M) or is_cupy(M)):
+        raise TypeError(
+            sentence(
+                f"M is a {type(M).__name__}; a SciPy or CuPy sparse matrix is needed.",
+                remedy=f"Use scipy.sparse.{format}_matrix(M).",
+            )
+        )
+    if M.format != format:
+        raise ValueError(
+            sentence(
+                f"M has format {M.format!r}; {format!r} is needed, as the function's name says.",
+                remedy=f"Use M.to{format}().",
+            )
+        )
+    if len(M.shape) != 2:
+        raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
+
+
+def is_cupy(M: Any) -> bool:
+    """Whether M is one of CuPy's sparse matrices, told without importing CuPy."""
+    return type(M).__module__.partition(".")[0].endswith("cupyx") and hasattr(M, "format")

@@ -1,0 +1,137 @@
+"""torch sparse tensors on CUDA as CuPy matrices and back, on their device.
+
+CuPy's arrays cannot be made read-only, and `M *= 2` or `M[i, j] = v` write into the data. So values are always copied, either way.
+Indices are shared where they are canonical: CuPy sorts and sums in place only what is not. The order of entries is
+torch's work here, since CuPy's constructors narrow int64 indices and wait for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from .backends.cupy_runtime import array, here, sparse, tensor
+from .errors import sentence
+
+__all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
+
+_DTYPES = (torch.bool, torch.float32, torch.float64, torch.complex64, torch.complex128)
+
+
+def t2c_csr(T: Tensor) -> Any:
+    """The CuPy CSR matrix of a checked CSR tensor."""
+    crow, col, values = T.crow_indices(), T.col_indices(), _owned(T.values())
+    canonical = _canonical(_rows(crow, col), col)
+    if not canonical:
+        crow, col = crow.clone(), col.clone()
+    with here(T.device) as at:
+        M = sparse().csr_matrix(tuple(T.shape), dtype=array(values).dtype)
+        M.data, M.indices, M.indptr = array(values), array(col), array(crow)
+        if canonical:
+            M.has_canonical_format = True
+        at.stream.synchronize()  # who uses M may be in another stream
+    return M
+
+
+def t2c_coo(T: Tensor) -> Any:
+    """The CuPy COO matrix of a checked, coalesced COO tensor."""
+    row, col = T.indices()
+    values = _owned(T.values())
+    if not _canonical(row, col):  # called coalesced, but is not
+        row, col, values = _summed(row, col, values, tuple(T.shape))
+    with here(T.device) as at:
+        M = sparse().coo_matrix(tuple(T.shape), dtype=array(values).dtype)
+        M.data, M.row, M.col = array(values), array(row), array(col)
+        M.has_canonical_format = True
+        at.stream.synchronize()
+    return M
+
+
+def c2t_csr(M: Any) -> Tensor:
+    """The CSR tensor of a CuPy CSR matrix, in memory of its own."""
+    indptr, indices, data = _taken(M.indptr, M.indices, M.data)
+    indices, data = (t[: int(indptr[-1])] for t in (indices, data))
+    index = torch.promote_types(indptr.dtype, indices.dtype)
+    row = _rows(indptr, indices)
+    if not _canonical(row, indices):
+        row, indices, data = _summed(row, indices, data, tuple(M.shape))
+        indptr = torch.searchsorted(row, torch.arange(M.shape[0] + 1, device=row.device, dtype=row.dtype))
+    parts = indptr.to(index), indices.to(index), data
+    return _checked(
+        lambda: torch.sparse_csr_tensor(*parts, size=tuple(M.shape), device=data.device, check_invariants=True)
+    )
+
+
+def c2t_coo(M: Any) -> Tensor:
+    """The coalesced COO tensor of a CuPy COO matrix, in memory of its own."""
+    row, col, data = _taken(M.row, M.col, M.data)
+    if not _canonical(row, col):
+        row, col, data = _summed(row, col, data, tuple(M.shape))
+    indices = torch.stack([row, col]).long()
+    return _checked(
+        lambda: torch.sparse_coo_tensor(
+            indices, data, tuple(M.shape), device=data.device, check_invariants=True, is_coalesced=True
+        )
+    )
+
+
+def _taken(*arrays: Any) -> tuple[Tensor, ...]:
+    """Copies of CuPy's arrays; what CuPy's current stream still does to them is waited for."""
+    there = [from_dlpack(a) for a in arrays]
+    with here(there[0].device):
+        return tuple(tensor(a.copy()) for a in arrays)
+
+
+def _owned(values: Tensor) -> Tensor:
+    """A copy with torch's lazy bits applied."""
+    if values.dtype not in _DTYPES:
+        raise TypeError(
+            sentence(
+                f"T has dtype {values.dtype}, which CuPy's sparse matrices do not have.",
+                remedy="Use T.to(torch.float32).",
+            )
+        )
+    return values.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def _rows(crow: Tensor, col: Tensor) -> Tensor:
+    """The row of each entry."""
+    rows = torch.arange(crow.shape[0] - 1, device=crow.device, dtype=crow.dtype)
+    try:
+        return torch.repeat_interleave(rows, crow.diff().clamp(min=0), output_size=col.shape[0])
+    except RuntimeError as error:
+        raise ValueError(_description(error)) from error
+
+
+def _canonical(row: Tensor, col: Tensor) -> bool:
+    """Whether each entry comes after the one before it in row-major order."""
+    step = row.diff()
+    return bool(((step > 0) | ((step == 0) & (col.diff() > 0))).all())
+
+
+def _summed(row: Tensor, col: Tensor, data: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries in row-major order, those of one place added up (true if any is, for bool)."""
+    wide = data.to(torch.float32) if data.dtype is torch.bool else data
+    T = _checked(
+        lambda: torch.sparse_coo_tensor(torch.stack([row, col]).long(), wide, shape, check_invariants=True).coalesce()
+    )
+    (rows, cols), summed = T.indices(), T.values()
+    return rows.to(row.dtype), cols.to(col.dtype), summed.to(data.dtype)
+
+
+def _checked(make: Any) -> Tensor:
+    try:
+        return make()  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        raise ValueError(_description(error)) from error
+
+
+def _description(error: Exception) -> str:
+    return sentence(
+        f"The index arrays of M do not describe a matrix: {error}",
+        "They were written by hand, perhaps with one-based indices.",
+        "Look at M.indptr, M.indices (CSR) or M.row, M.col (COO).",
+    )

@@ -1,0 +1,324 @@
+"""The real thing: the contract on `cuda`. Each test runs on the CPU too, so that its own code is known to work without a GPU.
+
+python -m pytest -m gpu tests/test_gpu.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+import oracle
+import sparsolve as sps
+from systems import DTYPES, SINGULAR, SYSTEMS, with_indices
+from test_solve import check
+from transforms import COMPOSITIONS, EAGER_ONLY, tensors
+
+F64, C128 = torch.float64, torch.complex128
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+each_device = pytest.mark.parametrize("device", DEVICES)
+ALL = {
+    k: f for k, f in {**COMPOSITIONS, **EAGER_ONLY}.items() if k != "linearize"
+}  # torch warns of its own graph there
+PRECONDITIONERS = (None, sps.Jacobi(), sps.BlockJacobi(size=3), sps.SymmetricGaussSeidel(), sps.ILU())
+
+
+def system(device, name="convection-diffusion", dtype=F64, k=None):
+    values, pattern = SYSTEMS[name](dtype)
+    n = pattern.shape[0]
+    b = torch.randn((n,) if k is None else (n, k), dtype=dtype)
+    return values.to(device), pattern.to(device), b.to(device)
+
+
+def solve(values, pattern, b, *args, **kwargs):
+    return sps.solve(sps.SparseMatrix(values, pattern), b, *args, **kwargs)
+
+
+def stream_of(device):
+    """A stream of its own on `device`, and what makes it the current one."""
+    if torch.device(device).type == "cpu":
+        return None, contextlib.nullcontext()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    return stream, torch.cuda.stream(stream)
+
+
+def finish(stream):
+    if stream is not None:
+        stream.synchronize()
+
+
+def last_device(device):
+    """Another device than the current one, where there is one."""
+    return device if device == "cpu" else f"cuda:{torch.cuda.device_count() - 1}"
+
+
+# ---- the contract
+
+
+@each_device
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_solution(name, dtype, device):
+    for k in (None, 1, 5):
+        values, pattern, b = system(device, name, dtype, k)
+        for index in (torch.int32, torch.int64):
+            for adjoint in (False, True):
+                x = solve(values, with_indices(pattern, index), b, adjoint=adjoint)
+                assert x.device == b.device
+                check(values.cpu(), pattern.to("cpu"), b.cpu(), x.cpu(), adjoint)
+
+
+@each_device
+@pytest.mark.parametrize("name", [n for n in SINGULAR if not n.startswith("large")])
+def test_singular(name, device):
+    values, pattern = SINGULAR[name][0](F64)
+    with pytest.raises(sps.SingularMatrixError, match=SINGULAR[name][1]):
+        solve(values.to(device), pattern.to(device), torch.ones(pattern.shape[0], dtype=F64, device=device))
+
+
+@pytest.mark.parametrize(
+    ("device", "compiled"), [("cpu", False), *(pytest.param("cuda", c, marks=pytest.mark.gpu) for c in (False, True))]
+)
+@pytest.mark.parametrize("what", ALL)
+def test_transforms(what, device, compiled):
+    """Compiled on the GPU only: on the CPU `test_compile.py` does it."""
+    values, pattern, _ = system(device, "permuted", C128)
+    n, nnz = pattern.shape[0], values.shape[0]
+    s, t = torch.randn(2 * nnz, dtype=F64, device=device) / 10, torch.randn(2 * n, dtype=F64, device=device)
+
+    def f(solver):
+        def along(s, t):
+            x = solver(values + torch.complex(s[:nnz], s[nnz:]), pattern, torch.complex(t[:n], t[n:]))
+            return torch.cat([x.real, x.imag])
+
+        return along
+
+    T, run = tensors(s, t, f(oracle.solve)(s, t)), ALL[what]
+    ours = lambda: run(f(solve), T)  # noqa: E731
+    if compiled and what not in EAGER_ONLY:
+        ours = torch.compile(ours, fullgraph=True)
+    torch.testing.assert_close(ours(), run(f(oracle.solve), T), rtol=1e-7, atol=1e-8)
+
+
+@each_device
+@pytest.mark.parametrize("preconditioner", PRECONDITIONERS, ids=str)
+@pytest.mark.parametrize("method", ["CG", "MINRES", "GMRES", "BiCGStab", "CGS"])
+def test_iterative(method, preconditioner, device):
+    hermitian = method in ("CG", "MINRES")
+    if hermitian and isinstance(preconditioner, sps.ILU):
+        preconditioner = None
+    values, pattern, b = system(device, "Poisson 2-D" if hermitian else "convection-diffusion", F64, 4)
+    solver = getattr(sps, method)(rtol=1e-11, preconditioner=preconditioner)
+    for adjoint in (False, True):
+        x = solve(values, pattern, b, solver, adjoint=adjoint)
+        torch.testing.assert_close(x, oracle.solve(values, pattern, b, adjoint), rtol=1e-7, atol=1e-8)
+
+
+@each_device
+@pytest.mark.parametrize("method", [None, "spsolve", "cg", "minres", "cgs", "gmres"])
+def test_c4t(method, device):
+    values, pattern, b = system(device, "Poisson 2-D")
+    A = sps.SparseMatrix(values, pattern).to_torch().requires_grad_()
+    seen = []
+    options = {} if method in (None, "spsolve") else {"tol": 1e-11, "callback": seen.append, "x0": torch.ones_like(b)}
+    x = sps.sparse_solve_c4t(A, b, solve=method, **options)
+    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+    x.square().sum().backward()
+    (g,) = torch.autograd.grad(sps.solve(A, b).square().sum(), A)
+    torch.testing.assert_close(A.grad.to_dense(), g.to_dense())
+    assert bool(seen) == bool(options)
+
+
+@each_device
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
+def test_conversions(layout, device):
+    values, pattern, _ = system(device, "unsorted")
+    T = oracle.dense(values, pattern).to_sparse(layout=layout)
+    there, back = (sps.t2c_csr, sps.c2t_csr) if layout is torch.sparse_csr else (sps.t2c_coo, sps.c2t_coo)
+    M = there(T)
+    R = back(M)
+    assert (R.device, R.dtype, R.layout) == (T.device, T.dtype, layout)
+    assert torch.equal(R.to_dense(), T.to_dense())
+    assert type(M).__module__.startswith("scipy" if device == "cpu" else "cupyx")
+    assert torch.allclose(torch.as_tensor((M @ M).toarray(), device=device), T.to_dense() @ T.to_dense())
+
+
+@each_device
+def test_callable(device):
+    values, pattern, b = system(device, "duplicates", C128, 3)
+
+    def direct(A, b):
+        D, rhs = torch.as_tensor(A.toarray(), device=device), torch.as_tensor(b, device=device)
+        x = torch.linalg.solve(D, rhs)
+        return x if device != "cpu" else x.numpy()
+
+    grad = torch.func.grad(lambda v: solve(v, pattern, b, direct).abs().sum())(values)
+    expected = torch.func.grad(lambda v: oracle.solve(v, pattern, b).abs().sum())(values)
+    torch.testing.assert_close(grad, expected)
+
+
+@each_device
+def test_factorization_counts(device):
+    values, pattern, b = system(device, "circuit")
+    torch.func.hessian(lambda v: solve(v, pattern, b).sin().sum())(values)
+    torch.vmap(lambda b: solve(values, pattern, b))(torch.randn(10, len(b), dtype=F64, device=device))
+    assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (1, 1)
+
+
+# ---- streams, threads, devices
+
+
+@each_device
+def test_another_stream(device):
+    """Work queued before in the same stream is seen, and its result is ready for what is queued after."""
+    values, pattern, b = system(device, "Poisson 3-D", F64, 4)
+    expected = 2 * oracle.solve(values, pattern, b)
+    stream, current = stream_of(device)
+    with current:
+        big = torch.randn(2000, 2000, device=device)
+        for _ in range(20):
+            big = big @ big / 2000  # keeps the stream busy
+        x = solve(values, pattern, b + b) * 1
+    finish(stream)
+    torch.testing.assert_close(x, expected)
+
+
+@each_device
+def test_two_streams_at_once(device):
+    """One factor, two streams, and the memo emptied while both are at work."""
+    values, pattern, b = system(device, "Poisson 3-D", F64, 4)
+    expected = oracle.solve(values, pattern, b)
+    results, streams = [], [stream_of(device) for _ in range(2)]
+    for _ in range(10):
+        for _, current in streams:
+            with current:
+                results.append(solve(values, pattern, b))
+                results.append(solve(values, pattern, sps.matmul(sps.SparseMatrix(values, pattern), expected)))
+        sps.clear_memo()
+    for stream, _ in streams:
+        finish(stream)
+    for x in results:
+        torch.testing.assert_close(x, expected)
+
+
+@each_device
+def test_backward_runs_in_autograds_thread_and_in_the_forwards_stream(device):
+    values, pattern, b = system(device)
+    names = []
+
+    def direct(A, rhs):
+        names.append(threading.get_ident())
+        D, rhs = torch.as_tensor(A.toarray(), device=device), torch.as_tensor(rhs, device=device)
+        x = torch.linalg.solve(D, rhs)
+        return x if device != "cpu" else x.numpy()
+
+    stream, current = stream_of(device)
+    with current:
+        v = values.clone().requires_grad_()
+        solve(v, pattern, b, direct).sum().backward()
+    finish(stream)
+    expected = torch.func.grad(lambda v: oracle.solve(v, pattern, b).sum())(values)
+    torch.testing.assert_close(v.grad, expected)
+    assert len(names) == 2
+    assert (names[0] != names[1]) == (device != "cpu")
+
+
+@each_device
+def test_eight_threads(device):
+    values, pattern, b = system(device, "saddle point", C128)
+    expected = [oracle.solve(scale * values, pattern, b) for scale in (1, 2)]
+
+    def work(i):
+        stream, current = stream_of(device)
+        with current:
+            xs = [solve((1 + i % 2) * values, pattern, b) for _ in range(5)]
+        finish(stream)
+        return xs
+
+    with ThreadPoolExecutor(8) as pool:
+        for i, xs in enumerate(pool.map(work, range(8))):
+            for x in xs:
+                torch.testing.assert_close(x, expected[i % 2])
+    assert sps.memo_info().factorizations == 2
+
+
+@each_device
+def test_another_device_than_the_current_one(device):
+    there = last_device(device)
+    values, pattern, b = system(there)
+    x = solve(values, pattern, b)
+    assert x.device == b.device == torch.device(there)
+    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+
+
+# ---- CUDA graphs, memory
+
+
+@each_device
+def test_reduce_overhead_leaves_the_ops_out_of_cuda_graphs(device):
+    values, pattern, b = system(device)
+    f = torch.func.grad(lambda v: solve(v * 2, pattern, b).sin().sum())
+    mode = {"mode": "reduce-overhead"} if device != "cpu" else {"backend": "aot_eager"}
+    compiled = torch.compile(f, fullgraph=True, **mode)
+    for scale in (1, 2, 3, 3):
+        torch.testing.assert_close(compiled(scale * values).clone(), f(scale * values))
+
+
+def most_memory(device):
+    """Bytes that torch may take of the device, and what sets them."""
+    if device == "cpu":
+        return 0, lambda fraction: None
+    total = torch.cuda.get_device_properties(0).total_memory
+    return total, lambda fraction: torch.cuda.set_per_process_memory_fraction(fraction, 0)
+
+
+@each_device
+def test_out_of_memory_is_an_error_and_passes(device):
+    values, pattern, b = system(device, "Poisson 3-D", F64, 4)
+    expected = oracle.solve(values, pattern, b)
+    total, allow = most_memory(device)
+    solve(values, pattern, b)
+    if total:
+        held = torch.cuda.memory_reserved(0)
+        allow((held + 2**24) / total)
+        try:
+            with pytest.raises(torch.OutOfMemoryError):
+                solve(values, pattern, torch.randn(b.shape[0], 2**22 // b.shape[0], dtype=F64).to(device))
+        finally:
+            allow(1.0)
+    torch.testing.assert_close(solve(values, pattern, b), expected)
+
+
+@each_device
+def test_memory_is_torchs_and_goes_back(device):
+    values, pattern, b = system(device, "Poisson 3-D", F64, 4)
+    solve(values, pattern, b)
+    sps.clear_memo()
+    if device == "cpu":
+        return
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for scale in range(1, 20):
+        solve(scale * values, pattern, b)
+    assert torch.cuda.memory_allocated() > before
+    sps.clear_memo()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() == before
+
+
+@each_device
+def test_waits_of_a_direct_solve(device):
+    """At most five, four of them the memo's: as many as the stand-in counts in `test_cupy.py`."""
+    values, pattern, b = system(device, "Poisson 3-D", F64, 4)
+    solve(values, pattern, b)
+    activities = [ProfilerActivity.CPU] + ([] if device == "cpu" else [ProfilerActivity.CUDA])
+    with profile(activities=activities) as trace:
+        solve(values, pattern, b)
+    waits = [e for e in trace.key_averages() if "Synchronize" in e.key]
+    assert sum(e.count for e in waits) <= 5
