@@ -11,6 +11,7 @@ from .errors import (
     SolveError,
 )
 from .explain import Explanation, explain
+from .given import ApproximateInverse, Factored
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
@@ -46,6 +47,8 @@ __all__ = [
     "SymmetricGaussSeidel",
     "ILU",
     "AMG",
+    "Factored",
+    "ApproximateInverse",
     # torch and SciPy
     "t2c_csr",
     "c2t_csr",

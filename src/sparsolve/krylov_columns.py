@@ -50,7 +50,7 @@ class Columns:
 
     def precondition(self, r: Any) -> Any:
         """`M r`, or r itself: not to be written to."""
-        return r if self.M is None else ordered(self.M(r))
+        return r if self.M is None or not self.k else ordered(self.M(r))
 
     def add(self, y: Any, alpha: Any, x: Any) -> None:
         """`y += alpha x`, one alpha for each column."""

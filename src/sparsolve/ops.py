@@ -18,10 +18,10 @@ from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .memo import FACTORS
 from .result import Status
-from .solvers import Solver, decode
+from .solvers import Solver, decode, split
 from .threads import each
 
-__all__ = ["REPORT"]
+__all__ = ["REPORT", "located"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
@@ -62,17 +62,17 @@ def solve(
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
     starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record = decode(solver)
+    record, (key, tangent) = decode(solver), split(solver)
     module = solver_module(type(record).__name__, values.device.type)
 
     def one(i: int) -> None:
         try:
-            factor = _factor(solver, record, module, structure, vs[i])
+            factor = _factor(key, record, module, structure, vs[i])
             attempt = _columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
             if not report:
-                raise _located(error, i if len(bs) > 1 else None, adjoint) from error
+                raise located(error, i if len(bs) > 1 else None, adjoint, tangent) from error
             outcome = Outcome(math.nan, _status(error))
         x[i] = outcome.x
         if report:
@@ -190,9 +190,11 @@ def _status(error: SolveError) -> int:
     return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
 
 
-def _located(error: SolveError, batch_index: int | None, adjoint: bool) -> SolveError:
+def located(error: SolveError, batch_index: int | None, adjoint: bool, tangent: bool) -> SolveError:
     """The same error, saying which system it was."""
     fact = str(error)
+    if tangent:
+        fact += " This was the solve for a tangent, as forward mode needs it."
     if adjoint:
         fact += " This was the solve with the adjoint of A, as a gradient needs it."
     return type(error)(sentence(fact, batch_index=batch_index))

@@ -37,7 +37,7 @@ from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-from .solvers import hold, restore
+from .tickets import hold, restore
 
 __all__ = ["attach", "outside_transforms"]
 
@@ -84,7 +84,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(*rest)
     tensors = [*inputs, first]
     ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
-    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # callables that the backward will ask for
+    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # what the backward will ask for by tickets
     saved = [a for a in tensors if isinstance(a, Tensor)]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)

@@ -1,21 +1,26 @@
-"""The iterative methods on CPU: one matrix, its adjoint and its preconditioner, made ready once."""
+"""The iterative methods on CPU: one matrix, its adjoint and its preconditioner, made ready once for all methods and tolerances."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ConvergenceError, sentence
+from ..given import ApproximateInverse
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
+from ..memo import FACTORS
 from ..result import Status
 from . import Outcome
 from .diagnosis import not_finite
 from .host import Structure
-from .preconditioners import build
+from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "factorize"]
+__all__ = ["IterativeFactor", "Prepared", "factorize"]
+
+remember = False  # what is worth it is remembered here: it does not depend on tolerances and callbacks
 
 _NEEDS = {
     "CG": "CG needs a Hermitian positive definite A.",
@@ -27,27 +32,39 @@ _NEEDS = {
 
 
 def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
-    """Build the preconditioner."""
-    return IterativeFactor(structure, values, solver)
+    """Build the preconditioner, or find it again."""
+    M = solver.preconditioner
+    key = "Krylov" if M is None else f"Krylov {M.key}"
+    return IterativeFactor(
+        FACTORS.get((key, structure, values.dtype), (values,), lambda: _prepare(structure, values, M)), solver
+    )
+
+
+class Prepared(NamedTuple):
+    """What does not depend on the method: products with A and with its adjoint (keys False and True), and the preconditioner."""
+
+    A: dict[bool, Any]
+    M: Preconditioner | None
+    nbytes: int = 0
+
+
+def _prepare(structure: Structure, values: Any, M: Any) -> Prepared:
+    csc = structure.csc(values)
+    error = not_finite("values", values)
+    if error is not None:
+        raise error
+    A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
+    made = None if M is None else build(M, structure, values)
+    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
+    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)))
 
 
 class IterativeFactor:
     """A matrix to iterate with."""
 
-    def __init__(self, structure: Structure, values: Any, solver: Iterative) -> None:
-        csc = structure.csc(values)
-        error = not_finite("values", values)
-        if error is not None:
-            raise error
+    def __init__(self, prepared: Prepared, solver: Iterative) -> None:
+        self._A, self._M, self.nbytes = prepared
         self._solver = solver
-        self._A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
-        self._M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the matrix, its adjoint and the preconditioner."""
-        held = sum(a.nbytes for A in self._A.values() for a in (A.data, A.indices, A.indptr))
-        return int(held) + (0 if self._M is None else int(self._M.nbytes))
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """Iterate from x0, or from zero, for all columns at once."""
@@ -56,7 +73,7 @@ class IterativeFactor:
             error = not_finite("x0", x0)
         if error is not None:
             raise error
-        solver, M = self._solver, self._M
+        solver, M = self._solver, self._apply(adjoint)
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         found = iterate(
             type(solver).__name__.lower(),
@@ -65,14 +82,33 @@ class IterativeFactor:
             rtol=float(np.finfo(b.dtype).eps) ** (2 / 3) if solver.rtol is None else solver.rtol,
             atol=solver.atol,
             maxiter=maxiter,
-            M=None if M is None else lambda r: M.apply(r, adjoint=adjoint),
+            M=M,
             x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
+            callback=solver.callback,
         )
         stopped = np.where(found.iterations >= maxiter, Status.MAXITER, Status.BREAKDOWN)
         status = np.where(found.converged, Status.CONVERGED, stopped)
         error = None if found.converged.all() else self._failure(found, b)
         return Outcome(found.x, status, found.iterations, error=error)
+
+    def _apply(self, adjoint: bool) -> Callable[[Any], Any] | None:
+        """`r -> M⁻¹ r`, or its adjoint; a Hermitian method's preconditioner is Hermitian."""
+        M, record = self._M, self._solver.preconditioner
+        if M is None:
+            return None
+        if adjoint and isinstance(record, ApproximateInverse) and callable(record.inverse):
+            if self._solver.hermitian:
+                adjoint = False
+            elif record.adjoint is None:
+                raise TypeError(
+                    sentence(
+                        "The preconditioner is a callable without its adjoint, and a solve with the adjoint of A needs that.",
+                        "Gradients solve with the adjoint of A.",
+                        "Use ApproximateInverse(f, adjoint=g); g is f where M is Hermitian.",
+                    )
+                )
+        return lambda r: M.apply(r, adjoint=adjoint)
 
     def _failure(self, found: Any, b: Any) -> ConvergenceError:
         """The error for the worst column."""
