@@ -80,6 +80,31 @@ def test_compiled(kind: str, transform: str) -> None:
     torch.testing.assert_close(got, COMPOSITIONS[transform](g, T), rtol=1e-8, atol=1e-8)
 
 
+def half(r: Any) -> Any:
+    return r / 2
+
+
+def test_records_made_inside_of_compiled_code() -> None:
+    """Of callables and of records; a matrix has no numbers there."""
+    values, pattern = system(torch.float64, True)
+    b, known, seen = torch.randn(N, dtype=torch.float64), sps.Factored(near(torch.float64, True)), []
+
+    told = lambda i, r: seen.append(i)  # noqa: E731 (made inside, it would see a copy of what it is bound to)
+
+    def f(v: Tensor) -> Any:
+        one = sps.solve(sps.SparseMatrix(v, pattern), b, sps.CG(preconditioner=known, callback=told))
+        return one, sps.solve(sps.SparseMatrix(v, pattern), b, sps.CG(preconditioner=half))
+
+    torch.compiler.reset()
+    for x in torch.compile(f, fullgraph=True, backend="aot_eager")(values):
+        torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+    assert seen
+    M = near(torch.float64, True)
+    g = torch.compile(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b, sps.CG(preconditioner=M)), fullgraph=True)
+    with pytest.raises(Exception, match="make its record outside"):
+        g(values)
+
+
 def case(solver: Any, hermitian: bool, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """`f(s, t)` through the solver, the same through dense code; A stays Hermitian where it is."""
     values, pattern = system(dtype, hermitian)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -47,17 +46,19 @@ class Numbers(Constant):
             )
         if pattern.shape[0] != pattern.shape[1]:
             raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
+        inside = sentence(
+            f"{name} got a matrix whose values have no numbers yet.",
+            "It is made inside of a transform or of compiled code.",
+            "A preconditioner is a constant: make its record outside.",
+        )
+        if torch.compiler.is_compiling():
+            raise TypeError(inside)
         self.values, self.pattern = values.detach().clone().resolve_conj().resolve_neg(), pattern
+        self._hermitian: bool | None = None
         try:
             self._host = self.values.contiguous().cpu().numpy()
         except (RuntimeError, TypeError) as error:
-            raise TypeError(
-                sentence(
-                    f"{name} got a matrix whose values have no numbers yet.",
-                    "It is made inside of a transform or of compiled code, from what that follows.",
-                    "A preconditioner is a constant: make its record outside.",
-                )
-            ) from error
+            raise TypeError(inside) from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Numbers) or (self.values.dtype, self.pattern) != (other.values.dtype, other.pattern):
@@ -71,11 +72,19 @@ class Numbers(Constant):
         n, dtype = self.pattern.shape[0], self.values.dtype
         return f"SparseMatrix({n} x {n}, nnz={self.pattern.nnz}, {dtype}, {self.values.device})"
 
-    @cached_property
+    @property
     def hermitian(self) -> bool:
-        """Whether the matrix is Hermitian to roundoff."""
-        crow, col = (a.cpu().numpy() for a in (self.pattern.crow, self.pattern.col))
-        return is_hermitian(sp.csr_matrix((self._host, col, crow), shape=self.pattern.shape, copy=True))
+        """Whether the matrix is Hermitian to roundoff; looked at when first asked."""
+        return _looked_at(self)
+
+    def _look(self) -> bool:
+        if self._hermitian is None:
+            crow, col = (a.cpu().numpy() for a in (self.pattern.crow, self.pattern.col))
+            self._hermitian = is_hermitian(sp.csr_matrix((self._host, col, crow), shape=self.pattern.shape, copy=True))
+        return self._hermitian
+
+
+_looked_at: Callable[[Numbers], bool] = torch.compiler.assume_constant_result(Numbers._look)
 
 
 def is_hermitian(A: Any) -> bool:
