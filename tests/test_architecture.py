@@ -55,6 +55,8 @@ ORDER = [
     "calculus",
     "compressed",
     "operands",
+    "operators",
+    "matrix_free",
     "matrix",
     "solve",
     "explain",
@@ -81,6 +83,7 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 # Private names of torch outside registration.py, with what each is for.
 PRIVATE = {
     "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
+    "operators": {"torch.utils._pytree"},
     "matrix": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
 }
@@ -96,6 +99,7 @@ PUBLIC = [
     "t2c_coo",
     "c2t_coo",
     "SparseMatrix",
+    "Operator",
     "Pattern",
     "LU",
     "Cholesky",

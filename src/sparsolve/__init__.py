@@ -15,6 +15,7 @@ from .given import ApproximateInverse, Factored
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
+from .operators import Operator
 from .pattern import Pattern
 from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
 from .result import Info, Solution, Status, Strategy
@@ -32,6 +33,7 @@ __all__ = [
     "explain",
     # the matrix
     "SparseMatrix",
+    "Operator",
     "Pattern",
     # solvers
     "LU",

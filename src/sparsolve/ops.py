@@ -21,7 +21,7 @@ from .result import Status
 from .solvers import Solver, decode, split
 from .threads import each
 
-__all__ = ["REPORT", "located"]
+__all__ = ["REPORT", "columns", "located"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
@@ -68,7 +68,7 @@ def solve(
     def one(i: int) -> None:
         try:
             factor = _factor(key, record, module, structure, vs[i])
-            attempt = _columns if report else _whole
+            attempt = columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
             if not report:
@@ -157,7 +157,7 @@ def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     return outcome
 
 
-def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     """All columns at once; where that fails, each by itself, so that one bad right-hand side does not take the others along."""
     try:
         return factor.solve(b, adjoint=adjoint, x0=x0)
@@ -165,7 +165,7 @@ def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
         if b.shape[1] == 1:
             return Outcome(math.nan, _status(error))
     parts = [slice(j, j + 1) for j in range(b.shape[1])]
-    each = [_columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
+    each = [columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
     x = b * math.nan
     for j, outcome in zip(parts, each, strict=True):
         x[:, j] = outcome.x

@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConvergenceError, sentence
-from ..given import ApproximateInverse
+from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
 from ..memo import FACTORS
 from ..result import Status
 from . import Outcome
 from .diagnosis import not_finite
+from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
@@ -38,6 +39,22 @@ def factorize(structure: Structure, values: Any, solver: Iterative) -> Iterative
     return IterativeFactor(
         FACTORS.get((key, structure, values.dtype), (values,), lambda: _prepare(structure, values, M)), solver
     )
+
+
+def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:
+    """The same for a matrix of which only products are known."""
+    M = solver.preconditioner
+    if M is not None and not isinstance(M, (ApproximateInverse, Factored)):
+        raise TypeError(
+            sentence(
+                f"{type(M).__name__} is made of the entries of A, and an Operator has none.",
+                remedy="Give an approximate inverse, ApproximateInverse(f), or a matrix near A, Factored(A_near).",
+            )
+        )
+    error = not_finite("params", theta)
+    if error is not None:
+        raise error
+    return IterativeFactor(Prepared(products, None if M is None else given(M, n, dtype)), solver)
 
 
 class Prepared(NamedTuple):
@@ -112,8 +129,9 @@ class IterativeFactor:
 
     def _failure(self, found: Any, b: Any) -> ConvergenceError:
         """The error for the worst column."""
-        column = int(np.argmax(np.where(found.converged, 0.0, found.residual / np.maximum(found.bound, 1e-300))))
-        size = float(np.linalg.norm(b[:, column]))
+        with np.errstate(all="ignore"):
+            column = int(np.argmax(np.where(found.converged, 0.0, found.residual / np.maximum(found.bound, 1e-300))))
+            size = float(np.linalg.norm(b[:, column]))
         name = type(self._solver).__name__
         return ConvergenceError(
             sentence(
