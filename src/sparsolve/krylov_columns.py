@@ -13,6 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.linalg.blas import get_blas_funcs
+from scipy.sparse import _sparsetools
 
 __all__ = ["Columns", "columns", "dot", "namespace", "norm", "ordered", "power_of_two"]
 
@@ -36,6 +39,7 @@ class Columns:
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())
         self.step = 0
+        self._first = float(self.target2[0]) if self.k == 1 else 0.0
         self._zero = xp.zeros((), dtype=r.real.dtype)
         self.d = xp.zeros_like(r)
         self.steps = xp.zeros_like(left)
@@ -43,10 +47,17 @@ class Columns:
         self.index = self._kept = self._gone = xp.arange(self.k)
         self.tell: Callable[[Any, Any], None] | None = None
         self._scratch = xp.empty_like(r)
+        self._axpy = get_blas_funcs("axpy", dtype=r.dtype) if self.k == 1 and xp is np else None
+        self._times = _compiled(A, r)
 
-    def multiply(self, p: Any) -> Any:
-        """`A p`, a new array."""
-        return ordered(self.A @ p)
+    def multiply(self, p: Any, out: Any = None) -> Any:
+        """`A p`, a new array, or written to `out` where that is of its shape."""
+        if self._times is None:
+            return ordered(self.A @ p)
+        q = np.empty(p.shape, dtype=p.dtype) if out is None or out.shape != p.shape else out
+        q.fill(0)
+        self._times(p, q)
+        return q
 
     def precondition(self, r: Any) -> Any:
         """`M r`, or r itself: not to be written to."""
@@ -54,6 +65,9 @@ class Columns:
 
     def add(self, y: Any, alpha: Any, x: Any) -> None:
         """`y += alpha x`, one alpha for each column."""
+        if self._axpy is not None and self.k:
+            self._axpy(x[:, 0], y[:, 0], a=alpha[0])
+            return
         if self._scratch.shape[1] != self.k:
             self._scratch = self.xp.empty_like(x)
         scratch = self._scratch
@@ -70,6 +84,8 @@ class Columns:
         A column ends where the target is met, its steps are used up, `fit` is false (a breakdown) or anything is NaN.
         """
         self.step += 1
+        if self.k == 1 and self.step < self._least and fit[0] and size2[0] > self._first and self.tell is None:
+            return False
         going = size2 > self.target2
         going &= fit
         if self.tell is not None:
@@ -93,6 +109,7 @@ class Columns:
         self.index, self.target2, self.left = self.keep(self.index, self.target2, self.left)
         self.k = len(self.index)
         self._least = int(self.left.min()) if self.k else 0
+        self._first = float(self.target2[0]) if self.k == 1 else 0.0
 
     def keep(self, *arrays: Any) -> tuple[Any, ...]:
         """The part of the arrays that belongs to the columns that go on."""
@@ -102,6 +119,21 @@ class Columns:
         """`store` the ended columns of d, `keep` the others of d and of the arrays."""
         self.store(columns(d, self._gone))
         return self.keep(d, *arrays)
+
+
+def _compiled(A: Any, r: Any) -> Callable[[Any, Any], None] | None:
+    """`q += A p` by SciPy's own loops, without the checks around them, for a CSR matrix of the dtype of r."""
+    if not (sp.issparse(A) and A.format == "csr" and A.dtype == r.dtype and A.indices.dtype == A.indptr.dtype):
+        return None
+    n, parts = A.shape[0], (A.indptr, A.indices, A.data)
+
+    def times(p: Any, q: Any) -> None:
+        if p.shape[1] == 1:
+            _sparsetools.csr_matvec(n, n, *parts, p.ravel(), q.ravel())
+        else:
+            _sparsetools.csr_matvecs(n, n, p.shape[1], *parts, p.ravel(), q.ravel())
+
+    return times
 
 
 def namespace(a: Any) -> Any:

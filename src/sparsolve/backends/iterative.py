@@ -12,6 +12,7 @@ from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
 from ..memo import FACTORS
+from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome
 from .diagnosis import not_finite
@@ -23,6 +24,7 @@ __all__ = ["IterativeFactor", "Prepared", "factorize"]
 
 remember = False  # what is worth it is remembered here: it does not depend on tolerances and callbacks
 
+_BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _NEEDS = {
     "CG": "CG needs a Hermitian positive definite A.",
     "MINRES": "MINRES needs a Hermitian A.",
@@ -103,6 +105,7 @@ class IterativeFactor:
             x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
             callback=solver.callback,
+            together=isinstance(solver.preconditioner, _BLOCKED),
         )
         stopped = np.where(found.iterations >= maxiter, Status.MAXITER, Status.BREAKDOWN)
         status = np.where(found.converged, Status.CONVERGED, stopped)
