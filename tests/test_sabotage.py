@@ -25,7 +25,7 @@ import sparsolve as sps
 from sparsolve import calculus, memo, ops, registration
 from sparsolve.backends import direct, host
 from sparsolve.compressed import _Values
-from sparsolve.operands import as_columns, plan
+from sparsolve.operands import as_columns
 
 # ---- one edit of a function, and its undoing
 

@@ -82,7 +82,14 @@ def iterate(
         return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
     width = b.shape[1] if together or callback is not None or xp is not np else _width(n)
     if width < b.shape[1]:
-        options = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "M": M, "restart": restart, "together": True}
+        options: dict[str, Any] = {
+            "rtol": rtol,
+            "atol": atol,
+            "maxiter": maxiter,
+            "M": M,
+            "restart": restart,
+            "together": True,
+        }
         parts = [slice(j, j + width) for j in range(0, b.shape[1], width)]
         each = [iterate(method, A, b[:, j], x0=None if x0 is None else x0[:, j], **options) for j in parts]
         return Outcome(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))

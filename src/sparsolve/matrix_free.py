@@ -39,8 +39,8 @@ def solve(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None)
 def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
     """The same, and how it went."""
     x, report = _call(A, b, solver, adjoint, x0, report=True)
-    status, iterations, residual = report.detach().unbind(-1 if b.dim() == 1 else -2)
-    return Solution(x, Info(status.to(torch.int64), iterations.to(torch.int64), residual))
+    status, iterations, residual, strategy = report.detach().unbind(-1 if b.dim() == 1 else -2)
+    return Solution(x, Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64)))
 
 
 def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
