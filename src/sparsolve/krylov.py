@@ -82,17 +82,8 @@ def iterate(
         return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
     width = b.shape[1] if together or callback is not None or xp is not np else _width(n)
     if width < b.shape[1]:
-        options: dict[str, Any] = {
-            "rtol": rtol,
-            "atol": atol,
-            "maxiter": maxiter,
-            "M": M,
-            "restart": restart,
-            "together": True,
-        }
-        parts = [slice(j, j + width) for j in range(0, b.shape[1], width)]
-        each = [iterate(method, A, b[:, j], x0=None if x0 is None else x0[:, j], **options) for j in parts]
-        return Outcome(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))
+        options: dict[str, Any] = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "M": M, "restart": restart}
+        return _in_parts(width, method, A, b, x0, options)
     with np.errstate(all="ignore"):
         size = norm(b)
         state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback)
@@ -105,6 +96,13 @@ def iterate(
             state.run(method, index, left)
             state.active &= state.iterations < most
         return state.outcome()
+
+
+def _in_parts(width: int, method: str, A: Any, b: Any, x0: Any, options: dict[str, Any]) -> Outcome:
+    """So many columns at a time."""
+    parts = [slice(j, j + width) for j in range(0, b.shape[1], width)]
+    each = [iterate(method, A, b[:, j], x0=None if x0 is None else x0[:, j], together=True, **options) for j in parts]
+    return Outcome(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))
 
 
 def _width(n: int) -> int:
