@@ -26,6 +26,7 @@ ORDER = [
     "memo",
     "threads",
     "tickets",
+    "registration",
     "solvers",
     "preconditioner_records",
     "given",
@@ -51,7 +52,6 @@ ORDER = [
     "backends.superlu",
     "backends.*",  # one solver each; they do not import one another
     "ops",
-    "registration",
     "calculus",
     "compressed",
     "operands",

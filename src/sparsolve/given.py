@@ -17,6 +17,7 @@ import torch
 from .errors import sentence
 from .pattern import Pattern
 from .preconditioner_records import PreconditionerRecord
+from .registration import outside_transforms
 from .solvers import LU, Function, Solver
 from .tickets import Constant
 
@@ -27,7 +28,7 @@ class Numbers(Constant):
     """A `SparseMatrix` as it was when this was made; equal to another one of the same bits.
 
     Attributes:
-        values, pattern: of the matrix, detached, in memory of their own.
+        pattern, dtype, device: of the matrix.
     """
 
     def __init__(self, name: str, matrix: Any) -> None:
@@ -48,29 +49,35 @@ class Numbers(Constant):
             raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
         inside = sentence(
             f"{name} got a matrix whose values have no numbers yet.",
-            "It is made inside of a transform or of compiled code.",
+            "It is made inside of vmap or of compiled code.",
             "A preconditioner is a constant: make its record outside.",
         )
         if torch.compiler.is_compiling():
             raise TypeError(inside)
-        self.values, self.pattern = values.detach().clone().resolve_conj().resolve_neg(), pattern
+        self.pattern, self.dtype, self.device = pattern, values.dtype, values.device
         self._hermitian: bool | None = None
         try:
-            self._host = self.values.contiguous().cpu().numpy()
+            with outside_transforms():
+                self._host = np.array(values.detach().resolve_conj().resolve_neg().cpu().numpy())
         except (RuntimeError, TypeError) as error:
             raise TypeError(inside) from error
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Numbers) or (self.values.dtype, self.pattern) != (other.values.dtype, other.pattern):
+        if not isinstance(other, Numbers) or (self.dtype, self.pattern) != (other.dtype, other.pattern):
             return False
         return np.array_equal(self._host.view(np.uint8), other._host.view(np.uint8))
 
     def __hash__(self) -> int:
-        return hash((self.pattern, self.values.dtype, self._host[:8].tobytes(), self._host[-8:].tobytes()))
+        return hash((self.pattern, self.dtype, self._host[:8].tobytes(), self._host[-8:].tobytes()))
 
     def __repr__(self) -> str:
-        n, dtype = self.pattern.shape[0], self.values.dtype
-        return f"SparseMatrix({n} x {n}, nnz={self.pattern.nnz}, {dtype}, {self.values.device})"
+        n = self.pattern.shape[0]
+        return f"SparseMatrix({n} x {n}, nnz={self.pattern.nnz}, {self.dtype}, {self.device})"
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The numbers as a tensor, on the matrix's device."""
+        return torch.from_numpy(self._host).to(self.device)
 
     @property
     def hermitian(self) -> bool:

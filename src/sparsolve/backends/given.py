@@ -95,7 +95,7 @@ def _read(numbers: Numbers, n: int, dtype: Any) -> tuple[Structure, Any]:
     shape = numbers.pattern.shape
     if shape != (n, n):
         raise ValueError(sentence(f"The preconditioner's matrix has shape {shape}, and A has {(n, n)}."))
-    if numbers.values.is_complex() and np.dtype(dtype).kind != "c":
+    if numbers.dtype.is_complex and np.dtype(dtype).kind != "c":
         raise TypeError(sentence("The preconditioner's matrix is complex, but A and b are real."))
     return structure_of(numbers.pattern.crow, numbers.pattern.col, shape), array(numbers.values)
 
