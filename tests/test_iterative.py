@@ -11,6 +11,7 @@ from torch import Tensor
 import oracle
 import sparsolve as sps
 from sparsolve.solvers import decode, relative
+from systems import SYSTEMS
 from transforms import COMPOSITIONS, tensors
 
 TIGHT = {"rtol": 1e-12, "maxiter": 1000}
@@ -360,3 +361,35 @@ def test_a_graph_keeps_the_callables_that_its_gradient_needs() -> None:
     total = sum(sps.solve(A, b, solver(float(k))) for k in range(n)).sum()
     (gradient,) = torch.autograd.grad(total, b)
     torch.testing.assert_close(gradient, n * (n - 1) / 2 / torch.tensor([2.0, 4.0]).double())
+
+
+def applies(method: Any, system: str, dtype: torch.dtype) -> bool:
+    """MINRES wants a Hermitian matrix, CG a positive definite one."""
+    if not method().hermitian:
+        return True
+    D = oracle.dense(*SYSTEMS[system](dtype))
+    return torch.equal(D, D.mH) and (method is sps.MINRES or bool(torch.linalg.eigvalsh(D).min() > 0))
+
+
+ALL = (sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS)
+APPLY = [
+    pytest.param(method, system, dtype, id=f"{method.__name__}-{system}-{dtype}")
+    for method in ALL
+    for system in SYSTEMS
+    for dtype in (torch.float64, torch.complex128)
+    if applies(method, system, dtype)
+]
+
+
+@pytest.mark.parametrize(("method", "system", "dtype"), APPLY)
+def test_every_method_on_every_system_it_applies_to(method: Any, system: str, dtype: torch.dtype) -> None:
+    """All converge, but on entries from 1e-12 to 1e12, where none does, and says so."""
+    values, pattern = SYSTEMS[system](dtype)
+    A, D = sps.SparseMatrix(values, pattern), oracle.dense(values, pattern)
+    b = torch.randn(pattern.shape[0], 2, dtype=dtype)
+    solver = method(rtol=1e-9, maxiter=2000, **({"restart": 60} if method is sps.GMRES else {}))
+    x, info = sps.solve_with_info(A, b, solver)
+    converged = (info.status == sps.Status.CONVERGED).all()
+    assert converged == (system != "badly scaled")
+    if converged:
+        assert ((b - D @ x).norm(dim=0) <= 1.001e-9 * b.norm(dim=0)).all()
