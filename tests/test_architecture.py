@@ -25,8 +25,11 @@ ORDER = [
     "pattern",
     "memo",
     "threads",
+    "tickets",
+    "registration",
     "solvers",
     "preconditioner_records",
+    "given",
     "iterative",
     "krylov_columns",
     "krylov_residual",
@@ -47,6 +50,7 @@ ORDER = [
     "backends.lowered",
     "backends.mkl",
     "backends.pardiso_handle",
+    "backends.given",
     "backends.preconditioners",
     "backends.entries",
     "backends.lapack",
@@ -58,10 +62,11 @@ ORDER = [
     "backends.cupy_preconditioners",
     "backends.*",  # one solver each; they do not import one another
     "ops",
-    "registration",
     "calculus",
     "compressed",
     "operands",
+    "operators",
+    "matrix_free",
     "matrix",
     "solve",
     "explain",
@@ -89,6 +94,7 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 # Private names of torch outside registration.py, with what each is for.
 PRIVATE = {
     "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
+    "operators": {"torch.utils._pytree"},
     "matrix": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
     "backends.cupy_runtime": {"torch._neg_view"},
@@ -105,6 +111,7 @@ PUBLIC = [
     "t2c_coo",
     "c2t_coo",
     "SparseMatrix",
+    "Operator",
     "Pattern",
     "LU",
     "Cholesky",
@@ -118,6 +125,8 @@ PUBLIC = [
     "SymmetricGaussSeidel",
     "ILU",
     "AMG",
+    "Factored",
+    "ApproximateInverse",
     "Solution",
     "Info",
     "Status",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import sparsolve as sps
-from sparsolve import solvers
+from sparsolve import tickets
 
 N = 12
 TIGHT = {"tol": 1e-12}
@@ -334,7 +334,7 @@ def test_equal_calls_share_one_entry_of_the_solver_table() -> None:
     for _ in range(4):
         x = sps.sparse_solve_c4t(T, B, "cg", tol=1e-8, M=M, x0=x.detach(), callback=lambda xk: None)
         sps.sparse_solve_c4t(T, B, solve, x0=x, tol=1e-8)
-        counts.append(solvers._issued)
+        counts.append(tickets._issued)
     assert counts[0] == counts[-1]
 
 

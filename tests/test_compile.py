@@ -13,7 +13,7 @@ from torch._subclasses import FakeTensorMode
 
 import oracle
 import sparsolve as sps
-from sparsolve import solvers
+from sparsolve import tickets
 
 
 def problem(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, sps.Pattern, Tensor]:
@@ -236,7 +236,7 @@ def test_make_fx_shows_one_op() -> None:
     assert [str(n.target) for n in graph.nodes if "sparsolve" in str(n.target)] == ["sparsolve.solve.default"]
 
 
-@pytest.mark.skipif(not solvers._DYNAMO_GUARDS_IDS, reason="closures are refused instead")
+@pytest.mark.skipif(not tickets._DYNAMO_GUARDS_IDS, reason="closures are refused instead")
 def test_another_closure_in_the_same_place_is_noticed() -> None:
     values, pattern, b = problem()
 
@@ -248,7 +248,7 @@ def test_another_closure_in_the_same_place_is_noticed() -> None:
         torch.testing.assert_close(f(values, b, off_by(k)), oracle.solve(values, pattern, b) + k)
 
 
-@pytest.mark.skipif(solvers._DYNAMO_GUARDS_IDS, reason="Dynamo guards on identity")
+@pytest.mark.skipif(tickets._DYNAMO_GUARDS_IDS, reason="Dynamo guards on identity")
 def test_closures_are_refused_where_dynamo_cannot_tell_them_apart() -> None:
     values, pattern, b = problem()
     k = 1.0

@@ -36,6 +36,60 @@ PRIVATE = [
         "the guard that the kernels of torch/_library/autograd.py use",
     ),
     (
+        "torch._C._functorch",
+        "get_unwrapped",
+        "goes from a tensor of one level to that of the level below",
+        "what torch/_functorch/pyfunctorch.py unwraps with",
+    ),
+    (
+        "torch._C._functorch",
+        "is_batchedtensor",
+        "tells whether vmap follows a tensor",
+        "what torch/_functorch/vmap.py or autograd_function.py ask",
+    ),
+    (
+        "torch._C._functorch",
+        "maybe_current_level",
+        "is the level of the innermost transform",
+        "what torch/_functorch/pyfunctorch.py says of its interpreters",
+    ),
+    (
+        "torch._C._functorch",
+        "maybe_get_level",
+        "is the level that a tensor belongs to",
+        "what torch/_tensor_str.py prints of a wrapped tensor",
+    ),
+    (
+        "torch._C",
+        "_ForceDispatchKeyGuard",
+        "dispatches as in the user's code where rules and bodies apply transforms",
+        "the guard that torch/_higher_order_ops or torch/_subclasses use for dispatch keys",
+    ),
+    (
+        "torch._C",
+        "_dispatch_tls_local_include_set",
+        "is how operators are dispatched in the user's code",
+        "what torch/_higher_order_ops reads before it forces dispatch keys",
+    ),
+    (
+        "torch._C",
+        "_dispatch_tls_local_exclude_set",
+        "is how operators are dispatched in the user's code",
+        "what torch/_higher_order_ops reads before it forces dispatch keys",
+    ),
+    (
+        "torch._C._functorch",
+        "_set_dynamic_layer_keys_included",
+        "lets functorch sort calls by levels again",
+        "what torch/_functorch/pyfunctorch.py uses around its interpreters",
+    ),
+    (
+        "torch._C._functorch",
+        "_wrap_for_grad",
+        "puts what was computed one level out back into its level",
+        "what torch/_functorch/eager_transforms.py wraps inputs with",
+    ),
+    (
         "torch._functorch.utils",
         "enable_single_level_autograd_function",
         "lets a single-level Function be applied while transforms are active",
@@ -48,9 +102,15 @@ PRIVATE = [
         "what torch/_functorch/pyfunctorch.py uses to leave all levels for a while",
     ),
     (
+        "torch._functorch.pyfunctorch",
+        "temporarily_pop_interpreter_stack",
+        "asks at the next level whether it follows a tensor",
+        "what torch/_functorch/pyfunctorch.py uses to leave one level for a while",
+    ),
+    (
         "torch._VF",
         "_unpack_dual",
-        "takes the primal of a saved tensor at the level of the rule",
+        "takes the primal of a saved tensor at the level of the rule, or its tangent",
         "what torch.autograd.forward_ad.unpack_dual calls",
     ),
     (

@@ -25,7 +25,7 @@ import sparsolve as sps
 from sparsolve import calculus, memo, ops, registration
 from sparsolve.backends import direct, host
 from sparsolve.compressed import _Values
-from sparsolve.operands import plan
+from sparsolve.operands import as_columns
 
 # ---- one edit of a function, and its undoing
 
@@ -462,14 +462,14 @@ MISTAKES = [
     ),
     Mistake(
         "a native batch of b folded without moving the rows",
-        plan,
-        "b.movedim(-2, 0).reshape(rows",
-        "b.reshape(rows",
+        as_columns,
+        "b.movedim(-2, 0).reshape(n",
+        "b.reshape(n",
         "native real",
     ),
     Mistake(
         "a native batch unfolded into the wrong place",
-        plan,
+        as_columns,
         "reshape(x.shape[0], *own, k).movedim(0, -2)",
         "reshape(*own, x.shape[0], k)",
         "native real",

@@ -11,9 +11,11 @@ from .errors import (
     SolveError,
 )
 from .explain import Explanation, explain
+from .given import ApproximateInverse, Factored
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
+from .operators import Operator
 from .pattern import Pattern
 from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
 from .result import Info, Solution, Status, Strategy
@@ -31,6 +33,7 @@ __all__ = [
     "explain",
     # the matrix
     "SparseMatrix",
+    "Operator",
     "Pattern",
     # solvers
     "LU",
@@ -46,6 +49,8 @@ __all__ = [
     "SymmetricGaussSeidel",
     "ILU",
     "AMG",
+    "Factored",
+    "ApproximateInverse",
     # torch and SciPy
     "t2c_csr",
     "c2t_csr",

@@ -29,7 +29,7 @@ from torch import Tensor
 from . import ops  # noqa: F401  (defines the ops)
 from .errors import PatternError, sentence
 from .registration import attach
-from .solvers import relative
+from .solvers import relative, tangent
 
 __all__ = ["matmul", "sample", "solve"]
 
@@ -89,7 +89,7 @@ def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
     values, crow, col, _, solver, adjoint, *_ = inputs
     d_values, d_b = tangents[0], tangents[3]
     change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
-    return solve(values, crow, col, _sum([d_b, change], x), relative(solver), adjoint)[0]
+    return solve(values, crow, col, _sum([d_b, change], x), tangent(solver), adjoint)[0]
 
 
 def _solve_vmap(

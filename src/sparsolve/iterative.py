@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from .errors import sentence
+from .given import ApproximateInverse
 from .preconditioner_records import PreconditionerRecord
 from .solvers import Solver
 
@@ -17,34 +20,35 @@ class Iterative(Solver):
 
     Each column of `b` is solved until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`, with the true residual: it is computed once more
     before x is returned, and if the method's own residual was too small by then, the method starts again from x.
-    The adjoint and tangent solves of a derivative use the same method with the adjoint of the preconditioner. Their right-hand sides
-    may be of any size, so there `atol` is taken relative to `‖b‖` where it is the only tolerance, and left out otherwise.
+    The adjoint and tangent solves of a derivative use the same method with the adjoint of the preconditioner, and without the callback.
+    Their right-hand sides may be of any size, so there `atol` is taken relative to `‖b‖` where it is the only tolerance, and left out
+    otherwise.
 
     Attributes:
         rtol: relative tolerance; None is `roundoff ** (2/3)`, 4e-11 in double and 2e-5 in single precision.
         atol: absolute tolerance, in the units of b.
         maxiter: most iterations for each column; None is `10 n`.
-        preconditioner: a record such as `Jacobi()`, an approximation of `A⁻¹`.
+        preconditioner: a record such as `Jacobi()`, an approximation of `A⁻¹`; or a `SparseMatrix` or a callable that
+            is one, as `ApproximateInverse` takes it.
+        callback: called after each step as `callback(i, residual)` with the step's number, from 1, and an array of the
+            `‖b − A x‖₂` of each column `(k,)`, as the method's recursion has them. What it raises ends the solve. Records that
+            differ in it alone are equal.
     """
 
     rtol: float | None = None
     atol: float = 0.0
     maxiter: int | None = None
-    preconditioner: PreconditionerRecord | None = None
+    preconditioner: PreconditionerRecord | Any = None
+    callback: Callable[[int, Any], Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for field, value in (("rtol", self.rtol), ("atol", self.atol), ("maxiter", self.maxiter)):
+        for what, value in (("rtol", self.rtol), ("atol", self.atol), ("maxiter", self.maxiter)):
             if value is not None and not value >= 0:
-                raise ValueError(sentence(f"{name}({field}={value}): it must be at least 0."))
-        M = self.preconditioner
-        if M is not None and not isinstance(M, PreconditionerRecord):
-            raise TypeError(
-                sentence(
-                    f"{name}(preconditioner={M!r}): a preconditioner record is needed.",
-                    remedy="Jacobi(), BlockJacobi(), SymmetricGaussSeidel(), ILU() and AMG() are there.",
-                )
-            )
+                raise ValueError(sentence(f"{name}({what}={value}): it must be at least 0."))
+        if self.callback is not None and not callable(self.callback):
+            raise TypeError(sentence(f"{name}(callback={self.callback!r}): a callable (i, residual) is needed."))
+        M = self._preconditioner()
         if M is not None and self.hermitian and not M.hermitian:
             raise ValueError(
                 sentence(
@@ -53,15 +57,31 @@ class Iterative(Solver):
                 )
             )
 
+    def _preconditioner(self) -> PreconditionerRecord | None:
+        """The preconditioner, as a record from now on."""
+        M = self.preconditioner
+        if M is None or isinstance(M, PreconditionerRecord):
+            return M
+        if isinstance(M, (Solver, type)) or not (callable(M) or hasattr(M, "pattern")):
+            raise TypeError(
+                sentence(
+                    f"{type(self).__name__}(preconditioner={M!r}): a preconditioner record is needed, a SparseMatrix, or a callable.",
+                    remedy="Jacobi(), BlockJacobi(), SymmetricGaussSeidel(), ILU(), AMG() and Factored() are there.",
+                )
+            )
+        record = ApproximateInverse(M)
+        object.__setattr__(self, "preconditioner", record)
+        return record
+
     @property
     def hermitian(self) -> bool:
         """Whether A, and the preconditioner, must be Hermitian."""
         return False
 
     def relative(self) -> Solver:
-        """The record for the solves of a derivative: no absolute tolerance."""
+        """The record for the solves of a derivative: no absolute tolerance, no callback."""
         rtol = self.atol if self.rtol == 0 else self.rtol
-        return replace(self, rtol=rtol, atol=0.0)
+        return replace(self, rtol=rtol, atol=0.0, callback=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ from .krylov_residual import gmres, minres
 __all__ = ["METHODS", "Outcome", "iterate"]
 
 _MARGIN = 0.99  # of the bound is what runs aim at, so that rounding seldom makes another one necessary
+_CACHED = 1 << 16  # numbers of a block of columns that are iterated together on CPU
+_ALONE = 5000  # rows from which on each column is iterated alone: its vectors fill the cache
 _STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
 
 
@@ -56,6 +58,7 @@ def iterate(
     restart: int | None = None,
     callback: Callable[[int, Any], None] | None = None,
     watch: Callable[[Any], None] | None = None,
+    together: bool = False,
 ) -> Outcome:
     """Solve `A x = b` until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)` in every column.
 
@@ -69,6 +72,7 @@ def iterate(
         restart: steps after which gmres starts again; None is `min(20, n)`. Its memory is `restart` arrays like b.
         callback: called after each step with its number and the residual norms `(k,)` as the recursion has them.
         watch: called after each step with x, `(n, k)`, of its own memory; not by gmres, which has none until a cycle ends.
+        together: iterate all columns at once, whatever the size, since M or A gains by it. So it is with a callback, and on a GPU.
 
     Cost: a product and an application of M per step and column (cgs, bicgstab: two), and a product per run.
     """
@@ -78,6 +82,10 @@ def iterate(
     if b.size == 0:
         none = xp.zeros(b.shape[1], dtype=b.real.dtype)
         return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
+    width = b.shape[1] if together or callback is not None or watch is not None or xp is not np else _width(n)
+    if width < b.shape[1]:
+        options: dict[str, Any] = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "M": M, "restart": restart}
+        return _in_parts(width, method, A, b, x0, options)
     with np.errstate(all="ignore"):
         size = norm(b)
         state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback, watch)
@@ -90,6 +98,18 @@ def iterate(
             state.run(method, index, left)
             state.active &= state.iterations < most
         return state.outcome()
+
+
+def _in_parts(width: int, method: str, A: Any, b: Any, x0: Any, options: dict[str, Any]) -> Outcome:
+    """So many columns at a time."""
+    parts = [slice(j, j + width) for j in range(0, b.shape[1], width)]
+    each = [iterate(method, A, b[:, j], x0=None if x0 is None else x0[:, j], together=True, **options) for j in parts]
+    return Outcome(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))
+
+
+def _width(n: int) -> int:
+    """How many columns are iterated together."""
+    return 1 if n > _ALONE else max(1, _CACHED // n)
 
 
 class _State:
@@ -155,9 +175,9 @@ def cg(s: Columns) -> None:
     """Conjugate gradients: Saad, Algorithms 6.18 and (with M) 9.1. Breaks down where `pᴴ A p <= 0`: A is not positive definite."""
     r, x = s.r, s.start()
     z = s.precondition(r)
-    p, rho = z.copy("K"), dot(r, z).real
+    p, rho, q = z.copy("K"), dot(r, z).real, None
     while s.k:
-        q = s.multiply(p)
+        q = s.multiply(p, out=q)
         mu = dot(p, q).real
         alpha = s.where(mu > 0, rho / mu)  # 9.1, line 3
         s.add(x, alpha, p)  # line 4

@@ -13,6 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.linalg.blas import get_blas_funcs
+
+_tools: Any = getattr(sp, "_sparsetools", None)  # not public: without it SciPy's products are used
 
 __all__ = ["Columns", "columns", "dot", "namespace", "norm", "on_host", "ordered", "power_of_two"]
 
@@ -37,6 +41,7 @@ class Columns:
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())
         self.step, self.x = 0, None
+        self._first = float(self.target2[0]) if self.k == 1 else 0.0
         self._zero = xp.zeros((), dtype=r.real.dtype)
         self.d = xp.zeros_like(r)
         self.steps = xp.zeros_like(left)
@@ -44,22 +49,32 @@ class Columns:
         self.index = self._kept = self._gone = xp.arange(self.k)
         self.tell: Callable[[Any, Any], None] | None = None
         self._scratch = xp.empty_like(r)
+        self._axpy = get_blas_funcs("axpy", dtype=r.dtype) if self.k == 1 and xp is np else None
+        self._times = _compiled(A, r)
 
     def start(self) -> Any:
         """The correction of the columns at work, 0 yet, which the method is to update in place."""
         self.x = self.xp.zeros_like(self.r)
         return self.x
 
-    def multiply(self, p: Any) -> Any:
-        """`A p`, a new array."""
-        return ordered(self.A @ p)
+    def multiply(self, p: Any, out: Any = None) -> Any:
+        """`A p`, a new array, or written to `out` where that is of its shape."""
+        if self._times is None:
+            return ordered(self.A @ p)
+        q = np.empty(p.shape, dtype=p.dtype) if out is None or out.shape != p.shape else out
+        q.fill(0)
+        self._times(p, q)
+        return q
 
     def precondition(self, r: Any) -> Any:
         """`M r`, or r itself: not to be written to."""
-        return r if self.M is None else ordered(self.M(r))
+        return r if self.M is None or not self.k else ordered(self.M(r))
 
     def add(self, y: Any, alpha: Any, x: Any) -> None:
         """`y += alpha x`, one alpha for each column."""
+        if self._axpy is not None and self.k:
+            self._axpy(x[:, 0], y[:, 0], a=alpha[0])
+            return
         if self._scratch.shape[1] != self.k:
             self._scratch = self.xp.empty_like(x)
         scratch = self._scratch
@@ -76,6 +91,8 @@ class Columns:
         A column ends where the target is met, its steps are used up, `fit` is false (a breakdown) or anything is NaN.
         """
         self.step += 1
+        if self.k == 1 and self.step < self._least and fit[0] and size2[0] > self._first and self.tell is None:
+            return False
         going = size2 > self.target2
         going &= fit
         if self.tell is not None:
@@ -99,6 +116,7 @@ class Columns:
         self.index, self.target2, self.left = self.keep(self.index, self.target2, self.left)
         self.k = len(self.index)
         self._least = int(self.left.min()) if self.k else 0
+        self._first = float(self.target2[0]) if self.k == 1 else 0.0
 
     def keep(self, *arrays: Any) -> tuple[Any, ...]:
         """The part of the arrays that belongs to the columns that go on."""
@@ -109,6 +127,23 @@ class Columns:
         self.store(columns(d, self._gone))
         self.x, *kept = self.keep(d, *arrays)
         return self.x, *kept
+
+
+def _compiled(A: Any, r: Any) -> Callable[[Any, Any], None] | None:
+    """`q += A p` by SciPy's own loops, without the checks around them, for a CSR matrix of the dtype of r."""
+    if _tools is None or not (
+        sp.issparse(A) and A.format == "csr" and A.dtype == r.dtype and A.indices.dtype == A.indptr.dtype
+    ):
+        return None
+    n, parts = A.shape[0], (A.indptr, A.indices, A.data)
+
+    def times(p: Any, q: Any) -> None:
+        if p.shape[1] == 1:
+            _tools.csr_matvec(n, n, *parts, p.ravel(), q.ravel())
+        else:
+            _tools.csr_matvecs(n, n, p.shape[1], *parts, p.ravel(), q.ravel())
+
+    return times
 
 
 def namespace(a: Any) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern
 
-__all__ = ["plan", "require_pattern"]
+__all__ = ["DTYPES", "as_columns", "plan", "require_pattern"]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -34,21 +34,30 @@ def plan(
     values, b = _uncast(values), _uncast(b)
     dtype = _dtype(values, pattern, b)
     _fit(values, pattern, b, rows)
-    vector = b.dim() == 1
-    values, b = values.to(dtype), (b.unsqueeze(-1) if vector else b).to(dtype)
-    batch, own = values.shape[:-1], b.shape[:-2]
-    if len(batch) == 0 and len(own) > 0:
-        k = b.shape[-1]
-        folded = b.movedim(-2, 0).reshape(rows, _product(own) * k)
-
-        def unfold(x: Tensor) -> Tensor:
-            return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
-
-        return values, folded, unfold, False
+    values, b, vector = values.to(dtype), b.to(dtype), b.dim() == 1
+    batch = values.shape[:-1]
+    if len(batch) == 0:
+        return values, *as_columns(b)
+    b = b.unsqueeze(-1) if vector else b
+    own = b.shape[:-2]
     if batch != own:
         common = torch.broadcast_shapes(batch, own)
         values, b = values.expand(*common, values.shape[-1]), b.expand(*common, *b.shape[-2:])
     return values, b, (_column if vector else _same), vector
+
+
+def as_columns(b: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], bool]:
+    """`(n,)`, `(n, k)` or `(*batch, n, k)` as columns `(n, k')`, what undoes that on a result, and whether b was a vector."""
+    if b.dim() == 1:
+        return b.unsqueeze(-1), _column, True
+    own, (n, k) = b.shape[:-2], b.shape[-2:]
+    if len(own) == 0:
+        return b, _same, False
+
+    def unfold(x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
+
+    return b.movedim(-2, 0).reshape(n, _product(own) * k), unfold, False
 
 
 def require_pattern(pattern: Pattern) -> Pattern:

@@ -20,10 +20,10 @@ from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixEr
 from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
-from .solvers import Solver, decode
+from .solvers import Solver, decode, split
 from .threads import each
 
-__all__ = ["REPORT"]
+__all__ = ["REPORT", "columns", "located"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
@@ -75,17 +75,17 @@ def solve(
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
     starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record = decode(solver)
+    record, (key, tangent) = decode(solver), split(solver)
     module = solver_module(type(record).__name__, values.device.type)
 
     def one(i: int) -> None:
         try:
-            factor = _factor(solver, record, module, structure, vs[i])
-            attempt = _columns if report else _whole
+            factor = _factor(key, record, module, structure, vs[i])
+            attempt = columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
             if not report:
-                raise _located(error, i if len(bs) > 1 else None, adjoint) from error
+                raise located(error, i if len(bs) > 1 else None, adjoint, tangent) from error
             outcome = Outcome(math.nan, int(_status(error)))
         x[i] = outcome.x
         if report:
@@ -170,7 +170,7 @@ def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     return outcome
 
 
-def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     """All columns at once; where that fails, each by itself, so that one bad right-hand side does not take the others along."""
     try:
         return factor.solve(b, adjoint=adjoint, x0=x0)
@@ -178,7 +178,7 @@ def _columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
         if b.shape[1] == 1:
             return Outcome(math.nan, int(_status(error)))
     parts = [slice(j, j + 1) for j in range(b.shape[1])]
-    each = [_columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
+    each = [columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
     x = b * math.nan
     status, iterations, strategy = namespace(b).zeros((3, b.shape[1]), dtype=int)
     for j, outcome in zip(parts, each, strict=True):
@@ -204,9 +204,11 @@ def _status(error: SolveError) -> int:
     return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
 
 
-def _located(error: SolveError, batch_index: int | None, adjoint: bool) -> SolveError:
+def located(error: SolveError, batch_index: int | None, adjoint: bool, tangent: bool) -> SolveError:
     """The same error, saying which system it was."""
     fact = str(error)
+    if tangent:
+        fact += " This was the solve for a tangent, as forward mode needs it."
     if adjoint:
         fact += " This was the solve with the adjoint of A, as a gradient needs it."
     return type(error)(sentence(fact, batch_index=batch_index))

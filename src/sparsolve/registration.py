@@ -30,16 +30,26 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _AutoDispatchBelowAutograd
+from torch._C import _dispatch_tls_local_exclude_set as _excluded
+from torch._C import _dispatch_tls_local_include_set as _included
+from torch._C import _ForceDispatchKeyGuard as _dispatching
+from torch._C._functorch import _set_dynamic_layer_keys_included as _set_transforming
+from torch._C._functorch import _wrap_for_grad
+from torch._C._functorch import get_unwrapped as _get_unwrapped
+from torch._C._functorch import is_batchedtensor as _is_batched
+from torch._C._functorch import maybe_current_level as _level
+from torch._C._functorch import maybe_get_level as _level_of
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _left
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-from .solvers import hold, restore
+from .tickets import hold, restore
 
-__all__ = ["attach", "outside_transforms"]
+__all__ = ["attach", "is_followed", "on_the_ground", "one_level_out", "outside_transforms"]
 
 Rule = Callable[..., Any]
 
@@ -67,6 +77,47 @@ def outside_transforms() -> Iterator[None]:
         yield
 
 
+_USUAL = _included(), _excluded()
+
+
+@contextlib.contextmanager
+def on_the_ground() -> Iterator[None]:
+    """For the body of an op that applies transforms itself: operators are dispatched as in code outside of all transforms."""
+    with _dispatching(*_USUAL), temporarily_clear_interpreter_stack():
+        yield
+
+
+def one_level_out(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`rule(*tensors)` for a tangent rule that applies transforms itself, as if called where the transform was.
+
+    The kernel runs in the middle of its level's dispatch, where no new level can begin. So the level is left for a while, and
+    operators are dispatched as in the user's code.
+    """
+    if not _transforming():
+        return rule(*tensors)
+    level = _level() or 0
+    inner = [_get_unwrapped(t) if _level_of(t) == level else t for t in tensors]
+    with _dispatching(*_USUAL), _left():
+        _set_transforming(_level() is not None)
+        result = rule(*inner)
+    return _wrap_for_grad(result, level)
+
+
+def is_followed(t: Tensor) -> bool:
+    """Whether a derivative or vmap follows this tensor, at any level."""
+    inside = _transforming()
+    if not inside or _level_of(t) == _level():
+        if t.requires_grad or (inside and _is_batched(t)):
+            return True
+        if (inside or forward_ad._current_level >= 0) and _unpack_dual(t, level=0)[1] is not None:
+            return True
+    if not inside:
+        return False
+    t = _get_unwrapped(t) if _level_of(t) == _level() else t
+    with _left():
+        return is_followed(t)
+
+
 def _primal(t: Tensor) -> Tensor:
     return _unpack_dual(t, level=0)[0] if _transforming() else t
 
@@ -84,7 +135,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.mark_non_differentiable(*rest)
     tensors = [*inputs, first]
     ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
-    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # callables that the backward will ask for
+    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # what the backward will ask for by tickets
     saved = [a for a in tensors if isinstance(a, Tensor)]
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)

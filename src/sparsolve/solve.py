@@ -9,10 +9,11 @@ import optree
 import torch
 from torch import Tensor
 
-from . import calculus
+from . import calculus, matrix_free
 from .errors import sentence
 from .matrix import SparseMatrix, multiply
-from .operands import plan
+from .operands import as_columns, plan
+from .operators import Operator, product
 from .result import Info, Solution
 from .solvers import LU, Solver, callable_key
 
@@ -23,7 +24,7 @@ _DEFAULT_KEY = _DEFAULT.key
 
 
 def solve(
-    A: SparseMatrix | Tensor,
+    A: SparseMatrix | Operator | Tensor,
     b: Any,
     solver: Solver | Callable[..., Any] = _DEFAULT,
     *,
@@ -33,7 +34,8 @@ def solve(
     """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
 
     Args:
-        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, or a sparse COO or CSR tensor. float32, float64, complex64 or complex128.
+        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, a sparse COO or CSR tensor, or an `Operator`. float32, float64, complex64
+            or complex128.
         b: `(n,)`, `(n, k)` or `(*batch, n, k)` (a vector only if exactly 1-D), or a pytree of such tensors.
         solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy (on CUDA: CuPy) matrix of the
             system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
@@ -74,7 +76,7 @@ def solve(
 
 
 def solve_with_info(
-    A: SparseMatrix | Tensor,
+    A: SparseMatrix | Operator | Tensor,
     b: Any,
     solver: Solver | Callable[..., Any] = _DEFAULT,
     *,
@@ -108,7 +110,7 @@ def solve_with_info(
     return Solution(x, info)
 
 
-def matmul(A: SparseMatrix | Tensor, x: Any, *, adjoint: bool = False) -> Any:
+def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False) -> Any:
     """`A x`, or `Aᴴ x` with `adjoint=True`, with the derivatives and transforms of `solve`.
 
     Args:
@@ -130,17 +132,19 @@ def matmul(A: SparseMatrix | Tensor, x: Any, *, adjoint: bool = False) -> Any:
     tensor([3., 3.])
     """
     matrix = _matrix(A)
+    times: Callable[..., Tensor] = _apply if isinstance(matrix, Operator) else multiply
     if isinstance(x, Tensor):
-        return multiply(matrix, x, adjoint=adjoint)
+        return times(matrix, x, adjoint=adjoint)
     _require_tree("x", x)
-    return optree.tree_map(lambda leaf: multiply(matrix, leaf, adjoint=adjoint), x)
+    return optree.tree_map(lambda leaf: times(matrix, leaf, adjoint=adjoint), x)
 
 
-def _each(A: SparseMatrix | Tensor, b: Any, solver: Any, adjoint: bool, x0: Any, one: Callable[..., Any]) -> Any:
+def _each(
+    A: SparseMatrix | Operator | Tensor, b: Any, solver: Any, adjoint: bool, x0: Any, one: Callable[..., Any]
+) -> Any:
     """`one` for b, or for every leaf of it."""
     matrix = _matrix(A)
-    rows, columns = matrix.shape
-    if rows != columns:
+    if not isinstance(matrix, Operator) and matrix.shape[0] != matrix.shape[1]:
         raise ValueError(
             sentence(
                 f"A has shape {matrix.shape}; solve needs a square one.",
@@ -168,14 +172,24 @@ def _require_tree(name: str, tree: Any) -> None:
         )
 
 
-def _solve(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
+def _apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x` by the operator's function."""
+    columns, restore, _ = as_columns(x)
+    return restore(product(lambda p, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
+
+
+def _solve(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
+    if isinstance(A, Operator):
+        return matrix_free.solve(A, b, solver, adjoint, x0)
     values, columns, restore, _ = plan(A.values, A.pattern, b, A.shape[0])
     start = _start(A, b, columns, x0)
     x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, False, start)
     return restore(x)
 
 
-def _solve_with_info(A: SparseMatrix, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
+def _solve_with_info(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
+    if isinstance(A, Operator):
+        return matrix_free.solve_with_info(A, b, solver, adjoint, x0)
     values, columns, restore, vector = plan(A.values, A.pattern, b, A.shape[0])
     start = _start(A, b, columns, x0)
     x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True, start)
@@ -198,8 +212,8 @@ def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Te
     return start.to(columns.dtype)
 
 
-def _matrix(A: SparseMatrix | Tensor) -> SparseMatrix:
-    return A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
+def _matrix(A: SparseMatrix | Operator | Tensor) -> SparseMatrix | Operator:
+    return A if isinstance(A, (SparseMatrix, Operator)) else SparseMatrix.from_torch(A)
 
 
 def _key(solver: Any, b: Tensor) -> str:

@@ -1,15 +1,12 @@
 """Solver records: frozen, keyword-only, and each with a string key that crosses the op boundary.
 
 An op of torch takes tensors, numbers and strings. A record's key is its own text, so that a graph saved by
-`torch.export` names its solver in full; a callable's key is a ticket into a bounded table of this process.
+`torch.export` names its solver in full; a callable in it is written as a ticket of this process.
 """
 
 from __future__ import annotations
 
 import ast
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,9 +14,12 @@ from typing import Any
 
 import torch
 
-from .errors import SolveError, sentence
+from .errors import sentence
+from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
-__all__ = ["LU", "Cholesky", "Solver"]
+__all__ = ["LU", "Cholesky", "Solver", "callable_key", "decode", "relative", "split", "tangent"]
+
+_TANGENT = "tangent of "
 
 
 _RECORDS: dict[str, type[Solver]] = {}
@@ -40,8 +40,15 @@ class Solver:
     def key(self) -> str:
         """`Name(field=value, ...)`: what `decode` reads. Plain Python, so that Dynamo can trace a record made inside."""
         values = {name: getattr(self, name) for name in type(self).__dataclass_fields__}
-        fields = [f"{name}={v.key if isinstance(v, Solver) else repr(v)}" for name, v in values.items()]
+        fields = [f"{name}={_written(v)}" for name, v in values.items()]
         return f"{type(self).__name__}({', '.join(fields)})"
+
+
+def _written(value: Any) -> str:
+    """A field of a record in its key."""
+    if isinstance(value, Solver):
+        return value.key
+    return ticket(value) if callable(value) or isinstance(value, Constant) else repr(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +119,6 @@ class Function(Solver):
     adjoint: Callable[..., Any]
     vector: bool = True
 
-    @property
-    def key(self) -> str:
-        """A ticket of this process."""
-        return _ticket(self)
-
     def relative(self) -> Solver:
         """The callables say themselves what they do in a derivative, if they have a say."""
         return replace(self, forward=_relative(self.forward), adjoint=_relative(self.adjoint))
@@ -126,65 +128,25 @@ def _relative(call: Any) -> Any:
     return call.relative() if hasattr(call, "relative") else call
 
 
-_FUNCTIONS: OrderedDict[str, Function] = OrderedDict()
-_TICKETS: dict[Function, str] = {}
-_MOST_FUNCTIONS = 1024
-_lock = threading.Lock()
-_issued = 0
-_process = os.urandom(8).hex()  # no other process's tickets are taken for one's own
-
-
-def _after_fork() -> None:
-    global _lock, _process
-    _lock, _process = threading.Lock(), os.urandom(8).hex()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-def _callable_key(call: Callable[..., Any], vector: bool) -> str:
-    """The key of one callable that solves with `A` or `Aᴴ`, as it is given; a constant for Dynamo."""
+def callable_key(call: Callable[..., Any], vector: bool) -> str:
+    """The key of one callable that solves with `A` or `Aᴴ`, as it is given."""
     return Function(forward=call, adjoint=call, vector=vector).key
 
 
-_constant_key: Callable[[Callable[..., Any], bool], str] = torch.compiler.assume_constant_result(_callable_key)
-_DYNAMO_GUARDS_IDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
-
-
-def callable_key(call: Callable[..., Any], vector: bool) -> str:
-    """`_callable_key` for eager and compiled code; the latter is compiled again where another callable comes."""
-    if torch.compiler.is_compiling():
-        if not _DYNAMO_GUARDS_IDS and getattr(call, "__closure__", None) is not None:
-            raise TypeError(
-                sentence(
-                    "The solver is a function with free variables, inside torch.compile.",
-                    f"Dynamo of torch {torch.__version__} does not notice when another one takes its place.",
-                    "Make it an object with __call__, or a function at the top of a module.",
-                )
-            )
-        id(call)  # Dynamo guards on it; on a function's code alone otherwise, which closures share
-    return _constant_key(call, vector)
-
-
-def _ticket(function: Function) -> str:
-    """Enter a callable in the table; the least recently used leaves it, never one of the last 1024."""
-    global _issued
-    with _lock:
-        key = _TICKETS.get(function)
-        if key is None:
-            _issued += 1
-            key = _TICKETS[function] = f"function:{_process}:{_issued}"
-            _FUNCTIONS[key] = function
-            if len(_FUNCTIONS) > _MOST_FUNCTIONS:
-                del _TICKETS[_FUNCTIONS.popitem(last=False)[1]]
-        _FUNCTIONS.move_to_end(key)
-        return key
+def split(key: str) -> tuple[str, bool]:
+    """The key of the solver itself, and whether it is asked for a tangent."""
+    return key.removeprefix(_TANGENT), key.startswith(_TANGENT)
 
 
 def relative(key: str) -> str:
-    """The key of the solver for the solves of a derivative."""
-    return _redeem(key).relative().key if key.startswith("function:") else _relative_key(key)
+    """The key of the solver for the adjoint solves of a derivative."""
+    key, _ = split(key)
+    return decode(key).relative().key if has_tickets(key) else _relative_key(key)
+
+
+def tangent(key: str) -> str:
+    """The key of the solver for the tangent solves of a derivative, so that a failure can say which it was."""
+    return _TANGENT + relative(key)
 
 
 @lru_cache(maxsize=256)
@@ -194,50 +156,24 @@ def _relative_key(key: str) -> str:
 
 def decode(key: str) -> Solver:
     """The solver that `key` stands for."""
-    return _redeem(key) if key.startswith("function:") else _parse(key)
+    key, _ = split(key)
+    return _read(key) if has_tickets(key) else _parse(key)
 
 
-def _redeem(key: str) -> Function:
-    with _lock:
-        function = _FUNCTIONS.get(key)
-        if function is None:
-            raise SolveError(
-                sentence(
-                    f"The solver callable {key!r} is not in this process's table.",
-                    "Either more than a thousand other callables came since, or the graph was exported by another process.",
-                    "Define the callable once, outside the loop; export graphs with a solver record such as LU().",
-                )
-            )
-        _FUNCTIONS.move_to_end(key)
-        return function
-
-
-def hold(key: str) -> tuple[str, Function] | None:
-    """What makes a ticket good again after it has left the table, for whoever will use it later; None for a record."""
-    return (key, _redeem(key)) if key.startswith("function:") else None
-
-
-def restore(held: tuple[str, Function] | None) -> None:
-    """Enter what `hold` returned in the table again, if it is not there."""
-    if held is None:
-        return
-    key, function = held
-    with _lock:
-        if _FUNCTIONS.setdefault(key, function) is function:
-            _TICKETS.setdefault(function, key)
-
-
-@lru_cache(maxsize=256)
-def _parse(key: str) -> Solver:
-    """Read `Name(field=literal, ...)`, where a literal may be such a record again."""
+def _read(key: str) -> Solver:
+    """Read `Name(field=literal, ...)`, where a literal may be such a record again, or a ticket."""
 
     def value(node: ast.expr) -> Any:
         if isinstance(node, ast.Attribute):  # a dtype
             return getattr(torch, node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return _RECORDS[node.func.id](**{str(k.arg): value(k.value) for k in node.keywords})
-        return ast.literal_eval(node)
+        literal = ast.literal_eval(node)
+        return redeem(literal) if isinstance(literal, str) and has_tickets(literal) else literal
 
-    solver = value(ast.parse(key, mode="eval").body)
+    solver = value(ast.parse(quoted(key), mode="eval").body)
     assert isinstance(solver, Solver)
     return solver
+
+
+_parse = lru_cache(maxsize=256)(_read)

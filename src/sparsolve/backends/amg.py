@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendUnavailableError, SolveError, sentence
+from ..given import is_hermitian
 from ..preconditioner_records import AMG
 
 __all__ = ["VCycle"]
@@ -32,7 +33,7 @@ class VCycle:
                 )
             )
         rows = A.tocsr()
-        self._hermitian = _is_hermitian(rows)
+        self._hermitian = is_hermitian(rows)
         hierarchy = self._hierarchy(record.method, rows)
         self._levels = hierarchy.levels
         self._cycles = {False: hierarchy.aspreconditioner(cycle="V")}
@@ -79,13 +80,6 @@ class VCycle:
         sweep = ("gauss_seidel", {"sweep": "symmetric"})
         self._pyamg.relaxation.smoothing.change_smoothers(hierarchy, sweep, sweep)
         return hierarchy
-
-
-def _is_hermitian(A: Any) -> bool:
-    """Whether `A` is Hermitian to roundoff."""
-    if A.nnz == 0:
-        return True
-    return bool(abs(A - A.conj().T).max() <= 100 * np.finfo(A.dtype).eps * abs(A).max())
 
 
 def _pyamg() -> Any:

@@ -9,7 +9,7 @@ from .cupy_device import Structure
 from .cupy_preconditioners import build
 from .cupy_runtime import now
 from .diagnosis import not_finite
-from .iterative import IterativeFactor
+from .iterative import IterativeFactor, Prepared
 
 __all__ = ["factorize"]
 
@@ -20,6 +20,7 @@ def factorize(structure: Structure, values: Any, solver: Iterative) -> Iterative
     if error is not None:
         raise error
     M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-    factor = IterativeFactor(structure.csr(values), structure.csr(values, adjoint=True), M, solver)
+    A = {adjoint: structure.csr(values, adjoint=adjoint) for adjoint in (False, True)}
+    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
     now().stream.synchronize()  # from here on any stream may read it
-    return factor
+    return IterativeFactor(Prepared(A, M, held + (0 if M is None else int(M.nbytes))), solver)

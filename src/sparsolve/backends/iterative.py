@@ -1,23 +1,31 @@
-"""The iterative methods: one matrix, its adjoint and its preconditioner, made ready once, here for the CPU."""
+"""The iterative methods: one matrix, its adjoint and its preconditioner, made ready once for all methods and tolerances, here for the CPU."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ConvergenceError, sentence
+from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
 from ..krylov_columns import namespace, on_host
+from ..memo import FACTORS
+from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome
 from .diagnosis import not_finite
+from .given import given
 from .host import Structure
-from .preconditioners import build
+from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "factorize"]
+__all__ = ["IterativeFactor", "Prepared", "factorize"]
 
+remember = False  # what is worth it is remembered here: it does not depend on tolerances and callbacks
+
+_BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _NEEDS = {
     "CG": "CG needs a Hermitian positive definite A.",
     "MINRES": "MINRES needs a Hermitian A.",
@@ -28,26 +36,55 @@ _NEEDS = {
 
 
 def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
-    """Build the preconditioner."""
+    """Build the preconditioner, or find it again."""
+    M = solver.preconditioner
+    key = "Krylov" if M is None else f"Krylov {M.key}"
+    return IterativeFactor(
+        FACTORS.get((key, structure, values.dtype), (values,), lambda: _prepare(structure, values, M)), solver
+    )
+
+
+def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:
+    """The same for a matrix of which only products are known."""
+    M = solver.preconditioner
+    if M is not None and not isinstance(M, (ApproximateInverse, Factored)):
+        raise TypeError(
+            sentence(
+                f"{type(M).__name__} is made of the entries of A, and an Operator has none.",
+                remedy="Give an approximate inverse, ApproximateInverse(f), or a matrix near A, Factored(A_near).",
+            )
+        )
+    error = not_finite("params", theta)
+    if error is not None:
+        raise error
+    return IterativeFactor(Prepared(products, None if M is None else given(M, n, dtype)), solver)
+
+
+class Prepared(NamedTuple):
+    """What does not depend on the method: products with A and with its adjoint (keys False and True), and the preconditioner."""
+
+    A: dict[bool, Any]
+    M: Preconditioner | None
+    nbytes: int = 0
+
+
+def _prepare(structure: Structure, values: Any, M: Any) -> Prepared:
     csc = structure.csc(values)
     error = not_finite("values", values)
     if error is not None:
         raise error
-    M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-    return IterativeFactor(csc.tocsr(), structure.transposed(csc).conj(), M, solver)
+    A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
+    made = None if M is None else build(M, structure, values)
+    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
+    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)))
 
 
 class IterativeFactor:
     """A matrix to iterate with, its adjoint, and a preconditioner with `apply(r, adjoint=)`, all of one device."""
 
-    def __init__(self, A: Any, adjoint: Any, M: Any, solver: Iterative) -> None:
-        self._A, self._M, self._solver = {False: A, True: adjoint}, M, solver
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the matrix, its adjoint and the preconditioner."""
-        held = sum(a.nbytes for A in self._A.values() for a in (A.data, A.indices, A.indptr))
-        return int(held) + (0 if self._M is None else int(self._M.nbytes))
+    def __init__(self, prepared: Prepared, solver: Iterative) -> None:
+        self._A, self._M, self.nbytes = prepared
+        self._solver = solver
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """Iterate from x0, or from zero, for all columns at once."""
@@ -56,7 +93,7 @@ class IterativeFactor:
             error = not_finite("x0", x0)
         if error is not None:
             raise error
-        solver, M = self._solver, self._M
+        solver, M = self._solver, self._apply(adjoint)
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         found = iterate(
             type(solver).__name__.lower(),
@@ -65,9 +102,11 @@ class IterativeFactor:
             rtol=float(np.finfo(b.dtype).eps) ** (2 / 3) if solver.rtol is None else solver.rtol,
             atol=solver.atol,
             maxiter=maxiter,
-            M=None if M is None else lambda r: M.apply(r, adjoint=adjoint),
+            M=M,
             x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
+            callback=solver.callback,
+            together=isinstance(solver.preconditioner, _BLOCKED),
         )
         where = namespace(b).where
         stopped = where(found.iterations >= maxiter, int(Status.MAXITER), int(Status.BREAKDOWN))
@@ -75,10 +114,29 @@ class IterativeFactor:
         error = None if found.converged.all() else self._failure(type(found)(*map(on_host, found)), on_host(b))
         return Outcome(found.x, status, found.iterations, error=error)
 
+    def _apply(self, adjoint: bool) -> Callable[[Any], Any] | None:
+        """`r -> M⁻¹ r`, or its adjoint; a Hermitian method's preconditioner is Hermitian."""
+        M, record = self._M, self._solver.preconditioner
+        if M is None:
+            return None
+        if adjoint and isinstance(record, ApproximateInverse) and callable(record.inverse):
+            if self._solver.hermitian:
+                adjoint = False
+            elif record.adjoint is None:
+                raise TypeError(
+                    sentence(
+                        "The preconditioner is a callable without its adjoint, and a solve with the adjoint of A needs that.",
+                        "Gradients solve with the adjoint of A.",
+                        "Use ApproximateInverse(f, adjoint=g); g is f where M is Hermitian.",
+                    )
+                )
+        return lambda r: M.apply(r, adjoint=adjoint)
+
     def _failure(self, found: Any, b: Any) -> ConvergenceError:
         """The error for the worst column."""
-        column = int(np.argmax(np.where(found.converged, 0.0, found.residual / np.maximum(found.bound, 1e-300))))
-        size = float(np.linalg.norm(b[:, column]))
+        with np.errstate(all="ignore"):
+            column = int(np.argmax(np.where(found.converged, 0.0, found.residual / np.maximum(found.bound, 1e-300))))
+            size = float(np.linalg.norm(b[:, column]))
         name = type(self._solver).__name__
         return ConvergenceError(
             sentence(

@@ -15,8 +15,10 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 
 from ..errors import SolveError, sentence
+from ..given import ApproximateInverse, Factored
 from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, PreconditionerRecord, SymmetricGaussSeidel
 from .diagnosis import not_finite, singular
+from .given import given
 from .host import Structure
 
 __all__ = ["Preconditioner", "build"]
@@ -125,12 +127,20 @@ def _amg(record: AMG, structure: Structure, A: Any) -> Preconditioner:
     return cycle
 
 
+def _given(record: Any, structure: Structure, A: Any) -> Preconditioner:
+    """One that does not depend on A."""
+    made: Preconditioner = given(record, structure.shape[0], A.dtype)
+    return made
+
+
 _MAKERS: dict[type[PreconditionerRecord], Callable[..., Preconditioner]] = {
     Jacobi: _Jacobi,
     BlockJacobi: _BlockJacobi,
     ILU: _ILU,
     SymmetricGaussSeidel: _SymmetricGaussSeidel,
     AMG: _amg,
+    ApproximateInverse: _given,
+    Factored: _given,
 }
 
 

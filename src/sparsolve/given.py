@@ -1,0 +1,199 @@
+"""Preconditioners that are given, not made from `A`: an approximate inverse, or another matrix to factorize.
+
+They are constants. What a solve returns does not depend on them beyond its tolerance, so nothing is differentiated
+through them, and the numbers of a matrix are copied when its record is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from .errors import sentence
+from .pattern import Pattern
+from .preconditioner_records import PreconditionerRecord
+from .registration import outside_transforms
+from .solvers import LU, Function, Solver
+from .tickets import Constant
+
+__all__ = ["ApproximateInverse", "Factored", "Numbers", "is_hermitian"]
+
+
+class Numbers(Constant):
+    """A `SparseMatrix` as it was when this was made; equal to another one of the same bits.
+
+    Attributes:
+        pattern, dtype, device: of the matrix.
+    """
+
+    def __init__(self, name: str, matrix: Any) -> None:
+        values, pattern = getattr(matrix, "values", None), getattr(matrix, "pattern", None)
+        if not isinstance(pattern, Pattern) or not isinstance(values, torch.Tensor) or values.dim() != 1:
+            what = (
+                f"a batch of values {tuple(values.shape)}"
+                if isinstance(values, torch.Tensor)
+                else type(matrix).__name__
+            )
+            raise TypeError(
+                sentence(
+                    f"{name} got {what}; it takes one sparsolve.SparseMatrix.",
+                    remedy="Use SparseMatrix.from_torch for a sparse tensor.",
+                )
+            )
+        if pattern.shape[0] != pattern.shape[1]:
+            raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
+        inside = sentence(
+            f"{name} got a matrix whose values have no numbers yet.",
+            "It is made inside of vmap or of compiled code.",
+            "A preconditioner is a constant: make its record outside.",
+        )
+        if torch.compiler.is_compiling():
+            raise TypeError(inside)
+        self.pattern, self.dtype, self.device = pattern, values.dtype, values.device
+        self._hermitian: bool | None = None
+        try:
+            with outside_transforms():
+                self._host = np.array(values.detach().resolve_conj().resolve_neg().cpu().numpy())
+        except (RuntimeError, TypeError) as error:
+            raise TypeError(inside) from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Numbers) or (self.dtype, self.pattern) != (other.dtype, other.pattern):
+            return False
+        return np.array_equal(self._host.view(np.uint8), other._host.view(np.uint8))
+
+    def __hash__(self) -> int:
+        return hash((self.pattern, self.dtype, self._host[:8].tobytes(), self._host[-8:].tobytes()))
+
+    def __repr__(self) -> str:
+        n = self.pattern.shape[0]
+        return f"SparseMatrix({n} x {n}, nnz={self.pattern.nnz}, {self.dtype}, {self.device})"
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The numbers as a tensor, on the matrix's device."""
+        return torch.from_numpy(self._host).to(self.device)
+
+    @property
+    def hermitian(self) -> bool:
+        """Whether the matrix is Hermitian to roundoff; looked at when first asked."""
+        return _looked_at(self)
+
+    def _look(self) -> bool:
+        if self._hermitian is None:
+            crow, col = (a.cpu().numpy() for a in (self.pattern.crow, self.pattern.col))
+            self._hermitian = is_hermitian(sp.csr_matrix((self._host, col, crow), shape=self.pattern.shape, copy=True))
+        return self._hermitian
+
+
+_looked_at: Callable[[Numbers], bool] = torch.compiler.assume_constant_result(Numbers._look)
+
+
+def is_hermitian(A: Any) -> bool:
+    """Whether a SciPy matrix is Hermitian to roundoff."""
+    if A.nnz == 0:
+        return True
+    return bool(abs(A - A.conj().T).max() <= 100 * np.finfo(A.dtype).eps * abs(A).max())
+
+
+@dataclass(frozen=True)
+class ApproximateInverse(PreconditionerRecord):
+    """`M⁻¹` itself: a matrix to multiply with, or a callable `r -> M⁻¹ r`; a solver takes either as it is, too.
+
+    A matrix is multiplied with (`M⁻¹ r`, and `M⁻ᴴ r` in an adjoint solve). `CG` and `MINRES` check that it is Hermitian. A callable
+    gets a NumPy (CuPy) array that it must not write to, and returns one of its shape. That it is linear, and for `CG` and `MINRES`
+    Hermitian positive definite, is for you to know; a wrong one costs iterations, or a `ConvergenceError`, never a wrong x.
+
+    Args:
+        inverse: a `SparseMatrix` `(n, n)`, or a callable.
+        adjoint: for a callable, `r -> M⁻ᴴ r`: `GMRES`, `BiCGStab` and `CGS` need it in gradients and in solves with `adjoint=True`.
+            Give the same callable where `M` is Hermitian; `CG` and `MINRES` take it to be so.
+        block: a callable gets all columns at once, `(n, k)`, instead of one at a time, `(n,)`.
+
+    Raises:
+        TypeError: neither of the two. `SolveError` in a solve where a callable returns another shape or no numbers.
+
+    Cost:
+        A product, or a call, for each column and step.
+
+    >>> import torch, sparsolve as sps
+    >>> A = sps.SparseMatrix.from_torch(torch.diag(torch.tensor([1.0, 100.0, 1e4])).to_sparse())
+    >>> inverse = sps.SparseMatrix(0.9 / A.values, A.pattern)
+    >>> sps.solve(A, torch.ones(3), sps.CG(preconditioner=inverse))
+    tensor([1.0000e+00, 1.0000e-02, 1.0000e-04])
+    >>> sps.solve_with_info(A, torch.ones(3), sps.GMRES(preconditioner=lambda r: r / [1, 100, 10000])).info.iterations
+    tensor(1)
+    """
+
+    inverse: Any
+    adjoint: Callable[[Any], Any] | None = None
+    block: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inverse, Numbers):
+            return
+        if isinstance(self.inverse, (type, Solver)) or not callable(self.inverse):
+            object.__setattr__(self, "inverse", Numbers("ApproximateInverse", self.inverse))
+        if self.adjoint is not None and (isinstance(self.inverse, Numbers) or not callable(self.adjoint)):
+            raise TypeError(
+                sentence(
+                    f"ApproximateInverse got adjoint={self.adjoint!r}.",
+                    remedy="It is a callable beside a callable inverse; a matrix has its own.",
+                )
+            )
+
+    @property
+    def hermitian(self) -> bool:  # type: ignore[override]
+        """Of a matrix, as found; of a callable, taken for granted."""
+        return self.inverse.hermitian if isinstance(self.inverse, Numbers) else True
+
+
+@dataclass(frozen=True)
+class Factored(PreconditionerRecord):
+    """The inverse of another matrix, through its factorization: `M⁻¹ = A_old⁻¹`.
+
+    For a series of systems that change slowly: Newton steps, time steps, optimization. One matrix is factorized, and its neighbours
+    take a few iterations each. The factorization is found in the memo where a solve with `A_old` has made it, and made once if not.
+    A single-precision `A_old` is factorized and applied in single precision, at half the memory.
+
+    Args:
+        matrix: a `SparseMatrix` `(n, n)`; Hermitian positive definite for `CG` and `MINRES`, which check the former.
+        solver: a direct solver; `LU()` by default.
+
+    Raises:
+        TypeError: not one sparse matrix, or not a direct solver. `SingularMatrixError` in a solve where `A_old` is singular.
+
+    Cost:
+        One factorization, then a pair of triangular solves for each column and step.
+
+    >>> import torch, sparsolve as sps
+    >>> old = sps.SparseMatrix.from_torch(torch.tensor([[4.0, 1.0], [0.0, 2.0]]).double().to_sparse())
+    >>> new = sps.SparseMatrix(old.values * torch.tensor([1.001, 1.0, 0.999]), old.pattern)
+    >>> x, info = sps.solve_with_info(new, torch.ones(2), sps.GMRES(preconditioner=sps.Factored(old)))
+    >>> x, info.iterations
+    (tensor([0.1248, 0.5005], dtype=torch.float64), tensor(2))
+    """
+
+    matrix: Any
+    solver: Solver = LU()  # noqa: RUF009 (frozen)
+
+    def __post_init__(self) -> None:
+        solver = self.solver
+        if (
+            not isinstance(solver, Solver)
+            or isinstance(solver, (PreconditionerRecord, Function))
+            or hasattr(solver, "rtol")
+        ):
+            raise TypeError(sentence(f"Factored got solver={solver!r}; it takes a direct solver such as LU()."))
+        if not isinstance(self.matrix, Numbers):
+            object.__setattr__(self, "matrix", Numbers("Factored", self.matrix))
+
+    @property
+    def hermitian(self) -> bool:  # type: ignore[override]
+        """As the matrix."""
+        return self.matrix.hermitian  # type: ignore[no-any-return]

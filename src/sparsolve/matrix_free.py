@@ -1,0 +1,233 @@
+"""Solves with an `Operator`: one more opaque op, whose rules are those of `solve` with the function in place of entries.
+
+`A(θ) x = b` gives `Ȧ x + A ẋ = ḃ` with `Ȧ x` the derivative of `θ ↦ A(θ) x` along `θ̇`, so `ẋ = A⁻¹(ḃ − Ȧ x)`. With `λ = A⁻ᴴ x̄` it is
+`⟨x̄, ẋ⟩ = ⟨λ, ḃ⟩ − ⟨λ, Ȧ x⟩`: the adjoints are `b̄ = λ` and `θ̄ = −(vjp of θ ↦ A(θ) x at λ)` (the implicit function theorem; Blondel et al.,
+Efficient and modular implicit differentiation, 2022, section 2.1). For `Aᴴ x = b`, `λ = A⁻¹ x̄` and `⟨λ, Ȧᴴ x⟩ = ⟨Ȧ λ, x⟩`:
+`θ̄ = −(vjp of θ ↦ A(θ) λ at x)`, the roles swapped. The rules call the op and the function only, so every order follows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from .backends import device_module, solver_module
+from .errors import SolveError, sentence
+from .iterative import Iterative
+from .operands import DTYPES, as_columns
+from .operators import Operator, form_of, probe, product
+from .ops import REPORT, located
+from .ops import columns as columns_of
+from .registration import attach, on_the_ground, one_level_out
+from .result import Info, Solution
+from .solvers import decode, relative, split, tangent
+from .tickets import redeem, ticket
+
+__all__ = ["solve", "solve_with_info"]
+
+_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
+
+
+def solve(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
+    """`A⁻¹ b` or `A⁻ᴴ b`, b `(n,)`, `(n, k)` or `(*batch, n, k)`."""
+    return _call(A, b, solver, adjoint, x0, report=False)[0]
+
+
+def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
+    """The same, and how it went."""
+    x, report = _call(A, b, solver, adjoint, x0, report=True)
+    status, iterations, residual, strategy = report.detach().unbind(-1 if b.dim() == 1 else -2)
+    return Solution(x, Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64)))
+
+
+def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
+    _require_iterative(solver)
+    if b.dtype not in DTYPES or b.dim() == 0:
+        raise TypeError(
+            sentence(
+                f"b is a tensor of {b.dtype} with {b.dim()} dimensions; (n,), (n, k) or more, and float32, float64 or complex, are needed."
+            )
+        )
+    columns, restore, _ = as_columns(b)
+    form, theta = form_of(A, b)
+    dtype = probe(form, columns, theta)
+    start = None if x0 is None else as_columns(_fitting(x0, b, dtype))[0].to(dtype)
+    op = torch.ops.sparsolve.solve_operator.default
+    x, reports = op(theta, columns.to(dtype), ticket(form), solver.key, adjoint, report, start)
+    return restore(x), restore(reports)
+
+
+def _require_iterative(solver: Any) -> None:
+    if torch.compiler.is_compiling():
+        raise TypeError(
+            sentence(
+                "An Operator is inside of compiled code.",
+                "Its function is called in each step of an iteration, which no graph can hold.",
+                "Solve outside of torch.compile, or with a SparseMatrix, which compiles.",
+            )
+        )
+    if not isinstance(solver, Iterative):
+        name = type(solver).__name__
+        raise TypeError(
+            sentence(
+                f"The solver is {name}, and A is an Operator, which has no entries to factorize.",
+                remedy="Use CG(), MINRES(), GMRES(), BiCGStab() or CGS().",
+            )
+        )
+
+
+def _fitting(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    if x0.shape != b.shape or x0.device != b.device:
+        raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
+    if x0.is_complex() and not dtype.is_complex:
+        raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
+    return x0.detach()
+
+
+# ---- the op
+
+
+class _Products:
+    """`A @ X` for arrays, by the function."""
+
+    def __init__(self, form: Any, theta: Tensor, on: Any, adjoint: bool) -> None:
+        self.form, self.theta, self.on, self.adjoint = form, theta, on, adjoint
+
+    def __matmul__(self, X: Any) -> Any:
+        x = self.on.tensor(X)
+        with on_the_ground():
+            return self.on.array(product(self.form, self.theta, x, adjoint=self.adjoint).to(x.dtype))
+
+
+@torch.library.custom_op("sparsolve::solve_operator", mutates_args=(), tags=_TAGS)
+def _solve_operator(
+    theta: Tensor,
+    b: Tensor,
+    operator: str,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+    x0: Optional[Tensor] = None,  # noqa: UP045 (what torch reads)
+) -> tuple[Tensor, Tensor]:
+    """`A(θ)⁻¹ b` or its adjoint, theta `(p,)`, b `(n, k)`, and a report as that of `solve`."""
+    on, record, form = device_module(b.device.type), decode(solver), redeem(operator)
+    right, (n, k) = on.array(b), b.shape
+    x, reports = on.empty((n, k), right), on.zeros((REPORT, k if report else 0))
+    if n and k:
+        products = {side: _Products(form, theta.detach(), on, side) for side in (False, True)}
+        module = solver_module(type(record).__name__, b.device.type)
+        factor = module.matrix_free(products, on.array(theta), record, n, right.dtype)
+        start = None if x0 is None else on.array(x0)
+        if report:
+            outcome = columns_of(factor, right, adjoint, start)
+            reports[0], reports[1] = outcome.status, outcome.iterations
+        else:
+            try:
+                outcome = factor.solve(right, adjoint=adjoint, x0=start)
+                if outcome.error is not None:
+                    raise outcome.error
+            except SolveError as error:
+                raise located(error, None, adjoint, split(solver)[1]) from error
+        x[...] = outcome.x
+        if report:
+            with on.quiet():
+                size = abs(right).max(axis=0)
+                scale = size + (size == 0)
+                rest = right / scale - products[adjoint] @ (x / scale)
+                norms = [((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5) for a in (rest, right / scale)]
+                reports[2] = norms[0] / (norms[1] + (norms[1] == 0))
+    return on.tensor(x), on.tensor(reports)
+
+
+@_solve_operator.register_fake
+def _(
+    theta: Tensor,
+    b: Tensor,
+    operator: str,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+    x0: Optional[Tensor] = None,  # noqa: UP045
+) -> tuple[Tensor, Tensor]:
+    return b.new_empty(b.shape), b.new_empty((REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
+
+
+# ---- its rules
+
+
+def _again(inputs: Any, b: Tensor, key: str, adjoint: bool) -> Tensor:
+    """A solve of a derivative."""
+    theta, _, operator, *_ = inputs
+    return torch.ops.sparsolve.solve_operator.default(theta, b, operator, key, adjoint, False, None)[0]  # type: ignore[no-any-return]
+
+
+def _backward(inputs: Any, x: Tensor, needs: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    theta, _, operator, solver, adjoint, *_ = inputs
+    lam = _again(inputs, grad, relative(solver), not adjoint)
+    d_theta = None
+    if needs[0]:
+        u, v = (lam, x) if adjoint else (x, lam)
+        form = redeem(operator)
+        pull = torch.func.vjp(lambda theta: product(form, theta, u, adjoint=False), theta)[1]
+        d_theta = -pull(v)[0]
+    return d_theta, lam if needs[1] else None, None, None, None, None, None
+
+
+def _jvp(inputs: Any, x: Tensor, tangents: Any) -> Tensor:
+    theta, _, operator, solver, adjoint, *_ = inputs
+    d_theta, d_b = tangents[:2]
+    form, right = redeem(operator), torch.zeros_like(x) if d_b is None else d_b
+    if d_theta is not None:
+
+        def change(theta: Tensor, d_theta: Tensor, x: Tensor) -> Tensor:
+            return _along(lambda theta: product(form, theta, x, adjoint=adjoint), theta, d_theta)
+
+        right = right - one_level_out(change, theta, d_theta, x)
+    return _again(inputs, right, tangent(solver), adjoint)
+
+
+def _along(f: Any, theta: Tensor, d_theta: Tensor) -> Tensor:
+    """The derivative of f along `d_theta`, as the vjp of its vjp: forward mode may be in use here, and cannot be entered twice."""
+    y, pull, *_ = torch.func.vjp(f, theta)
+    pull_again = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
+    return pull_again(d_theta)[0]  # type: ignore[no-any-return]
+
+
+def _vmap(
+    info: Any,
+    dims: Any,
+    theta: Tensor,
+    b: Tensor,
+    operator: str,
+    solver: str,
+    adjoint: bool,
+    report: bool,
+    x0: Tensor | None = None,
+) -> Any:
+    op, size = torch.ops.sparsolve.solve_operator.default, info.batch_size
+    at, at0 = dims[1], dims[6] if x0 is not None else None
+    if dims[0] is None:  # more columns
+        right = _fold(b, at, size)
+        start = None if x0 is None else _fold(x0, at0, size)
+        x, reports = op(theta, right, operator, solver, adjoint, report, start)
+        return tuple(t.reshape(t.shape[0], size, t.shape[1] // size) for t in (x, reports)), (1, 1)
+    found = []
+    for i in range(size):
+        parts = [t if d is None or t is None else t.select(d, i) for t, d in ((theta, dims[0]), (b, at), (x0, at0))]
+        try:
+            found.append(op(parts[0], parts[1], operator, solver, adjoint, report, parts[2]))
+        except SolveError as error:
+            raise type(error)(sentence(str(error), batch_index=i)) from error
+    return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0, 0)
+
+
+def _fold(b: Tensor, dim: int | None, size: int) -> Tensor:
+    """`(n, k)` with a batch dimension of this size at `dim` -> `(n, size k)`."""
+    b = b.unsqueeze(1).expand(b.shape[0], size, b.shape[1]) if dim is None else b.movedim(dim, 1)
+    return b.reshape(b.shape[0], math.prod(b.shape[1:]))
+
+
+attach("solve_operator", backward=_backward, jvp=_jvp, vmap=_vmap)

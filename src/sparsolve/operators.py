@@ -1,0 +1,167 @@
+"""`Operator`: a linear map that is a function of parameters, for solves without a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+import torch.utils._pytree as torch_pytree
+from torch import Tensor
+
+from .errors import sentence
+from .operands import DTYPES
+from .registration import is_followed
+
+__all__ = ["Form", "Operator", "form_of", "probe", "product"]
+
+
+class Operator:
+    """The linear map `x -> A(p) x = function(p, x)`, differentiable with respect to the pytree p and to x.
+
+    A pytree node (torch's and optree's) whose children are `params`, so it goes through `grad`, `jvp` and `vmap` as an argument:
+    gradients come in the form of `params`, and in `in_dims` numbers stand in their place, `Operator(function, 0)`.
+
+    Args:
+        function: `(params, x) -> A x` with torch functions, for one vector x `(n,)`, of the same shape; linear in x, and
+            all that it is differentiated by is in params. Several columns come through `torch.vmap` of it. Keep it the same object
+            from call to call.
+        params: a pytree of float or complex tensors, on one device.
+
+    Raises:
+        TypeError: in a solve, where params are something else, or the function uses a tensor with a derivative that is not in params.
+        ValueError: in a solve, where the function's result has another shape than x.
+
+    Cost:
+        Nothing by itself. Each step of a solve calls the function once for each product; an adjoint product is its `torch.func.vjp`.
+
+    >>> import torch, sparsolve as sps
+    >>> def laplacian(c, x):  # -(c x')' + x on a ring, never as a matrix
+    ...     flux = c * (torch.roll(x, -1) - x)
+    ...     return x - flux + torch.roll(flux, 1)
+    >>> c = torch.ones(8, dtype=torch.float64)
+    >>> b = torch.eye(8, dtype=torch.float64)[0]
+    >>> x = sps.solve(sps.Operator(laplacian, c), b, sps.CG())
+    >>> torch.allclose(laplacian(c, x), b)
+    True
+    >>> torch.func.grad(lambda A: sps.solve(A, b, sps.CG()).sum())(sps.Operator(laplacian, c)).params.shape
+    torch.Size([8])
+    """
+
+    __slots__ = ("function", "params")
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor], params: Any) -> None:
+        self.function = function
+        self.params = params
+
+    def __matmul__(self, x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return NotImplemented
+        return product(lambda _, x: self.function(self.params, x), x, x, adjoint=False)
+
+    def __repr__(self) -> str:
+        return f"Operator({getattr(self.function, '__name__', self.function)!r}, {self.params!r})"
+
+
+@dataclass(frozen=True)
+class Form:
+    """An operator without its numbers, as a function `(theta, x) -> A x` of one vector theta that holds all of them."""
+
+    function: Callable[[Any, Tensor], Tensor]
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+
+    def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
+        leaves, start = [], 0
+        for shape, dtype in zip(self.shapes, self.dtypes, strict=True):
+            size = torch.Size(shape).numel()
+            leaf = theta[start : start + size].reshape(shape)
+            leaf = leaf.real if leaf.is_complex() and not dtype.is_complex else leaf
+            leaves.append(leaf.to(dtype))
+            start += size
+        return self.function(optree.tree_unflatten(self.tree, leaves), x)
+
+
+def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
+    """The operator's form, and its numbers as one vector, differentiably."""
+    leaves, tree = optree.tree_flatten(A.params)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+            what = f"a tensor of {leaf.dtype}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+            raise TypeError(
+                sentence(
+                    f"An operator's params hold {what}; float or complex tensors are needed.",
+                    remedy="Constants such as indices and sizes belong into the function.",
+                )
+            )
+        if leaf.device != b.device:
+            raise ValueError(sentence(f"An operator's params are on {leaf.device} and b is on {b.device}."))
+    form = Form(A.function, tree, tuple(tuple(t.shape) for t in leaves), tuple(t.dtype for t in leaves))
+    dtype = b.dtype
+    for i, leaf in enumerate(leaves):
+        dtype = leaf.dtype if i == 0 else torch.promote_types(dtype, leaf.dtype)
+    flat = [leaf.reshape(-1).to(dtype) for leaf in leaves]
+    return form, torch.cat(flat) if flat else b.new_zeros(0)
+
+
+def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
+    """The dtype of `A x`, from a product with constants; refuses what a solve could not differentiate.
+
+    The iteration runs in an opaque op, where a derivative of anything but params would be lost without a word.
+    """
+    x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
+    y = form(torch.ones(theta.shape, dtype=theta.dtype, device=theta.device), x)
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        what = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise ValueError(
+            sentence(f"The operator's function returned {what} for x of shape {tuple(x.shape)}; it must be the same.")
+        )
+    if is_followed(y):
+        raise TypeError(
+            sentence(
+                "The operator's function uses a tensor that is not in its params, and that derivatives or vmap follow.",
+                "What it captures is a constant for the solve, so that its derivative would be lost.",
+                "Put it into params, or capture it with .detach().",
+            )
+        )
+    if y.dtype not in DTYPES:
+        raise TypeError(sentence(f"The operator's function returned {y.dtype}; float32, float64 or complex is needed."))
+    return torch.promote_types(y.dtype, b.dtype)
+
+
+def product(form: Callable[[Tensor, Tensor], Tensor], theta: Tensor, x: Tensor, *, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x` for x `(n,)` or `(n, k)`: A is linear, so its vjp at any point, at 0 say, is `Aᴴ`."""
+    if x.dim() == 2 and x.shape[1] == 1:
+        return product(form, theta, x[:, 0], adjoint=adjoint).unsqueeze(1)
+    if x.dim() == 2:
+        rows = x.mT.contiguous()  # each vector in one piece, as the function expects it
+        return torch.vmap(lambda x: product(form, theta, x, adjoint=adjoint))(rows).mT
+    if not adjoint:
+        return form(theta, x)
+    pull = torch.func.vjp(lambda z: form(theta, z), torch.zeros_like(x))[1]
+    return pull(x)[0]  # type: ignore[no-any-return]
+
+
+def _flatten(A: Operator) -> tuple[tuple[Any], Any]:
+    return (A.params,), A.function
+
+
+def _unflatten_torch(children: Any, function: Any) -> Operator:
+    (params,) = children
+    return Operator(function, params)
+
+
+def _unflatten_optree(function: Any, children: Any) -> Operator:
+    return _unflatten_torch(children, function)
+
+
+torch_pytree.register_pytree_node(Operator, _flatten, _unflatten_torch, serialized_type_name="sparsolve.Operator")  # type: ignore[arg-type]
+optree.register_pytree_node(
+    Operator,  # type: ignore[arg-type]
+    _flatten,  # type: ignore[arg-type]
+    _unflatten_optree,  # type: ignore[arg-type]
+    namespace=optree.registry.__GLOBAL_NAMESPACE,
+)

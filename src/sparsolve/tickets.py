@@ -1,0 +1,135 @@
+"""Tickets: strings that stand for Python objects where an op takes tensors, numbers and strings only.
+
+A table of this process knows the callables of the last 1024 tickets, and every `Constant` that is still alive: these may
+be large, and a record keeps its own. A graph that will ask for one later holds the object itself (`hold`, `restore`), so that
+its derivatives do not depend on how long ago the ticket was written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+import torch
+
+from .errors import SolveError, sentence
+
+__all__ = ["Constant", "has_tickets", "hold", "quoted", "redeem", "restore", "ticket"]
+
+Held = tuple[tuple[str, Any], ...]
+
+_FORM = re.compile(r"function:[0-9a-f]+:\d+")
+_THINGS: OrderedDict[str, Any] = OrderedDict()
+_TICKETS: dict[Any, str] = {}
+_MOST = 1024
+_lock = threading.Lock()
+_issued = 0
+_process = os.urandom(8).hex()  # no other process's tickets are taken for one's own
+_DYNAMO_GUARDS_IDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)
+
+
+class Constant:
+    """Base of hashable objects without a text of their own; in a key they are tickets, as callables are."""
+
+
+_CONSTANTS: WeakValueDictionary[str, Constant] = WeakValueDictionary()
+_NAMES: WeakKeyDictionary[Constant, str] = WeakKeyDictionary()
+
+
+def _after_fork() -> None:
+    global _lock, _process
+    _lock, _process = threading.Lock(), os.urandom(8).hex()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def ticket(thing: Any) -> str:
+    """The ticket of a hashable object; equal objects have the same one.
+
+    In compiled code it is a constant, and where another object comes the code is compiled again.
+    """
+    if not torch.compiler.is_compiling():
+        return _entered(thing)
+    if not _DYNAMO_GUARDS_IDS and getattr(thing, "__closure__", None) is not None:
+        raise TypeError(
+            sentence(
+                "A solver or its record holds a function with free variables, inside torch.compile.",
+                f"Dynamo of torch {torch.__version__} does not notice when another one takes its place.",
+                "Make it an object with __call__, or a function at the top of a module.",
+            )
+        )
+    id(thing)  # Dynamo guards on it; on a function's code alone otherwise, which closures share
+    return _constant(thing)
+
+
+def _entered(thing: Any) -> str:
+    """Enter it in the table; the least recently used callable leaves it, never one of the last 1024."""
+    global _issued
+    with _lock:
+        names: Any = _NAMES if isinstance(thing, Constant) else _TICKETS
+        name: str | None = names.get(thing)
+        if name is None:
+            _issued += 1
+            name = names[thing] = f"function:{_process}:{_issued}"
+            if isinstance(thing, Constant):
+                _CONSTANTS[name] = thing
+            else:
+                _THINGS[name] = thing
+                if len(_THINGS) > _MOST:
+                    _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
+        if name in _THINGS:
+            _THINGS.move_to_end(name)
+        return name
+
+
+_constant: Callable[[Any], str] = torch.compiler.assume_constant_result(_entered)
+
+
+def redeem(name: str) -> Any:
+    """The object that a ticket stands for."""
+    with _lock:
+        constant = _CONSTANTS.get(name)
+        if constant is not None:
+            return constant
+        if name not in _THINGS:
+            raise SolveError(
+                sentence(
+                    f"The solver callable {name!r} is not in this process's table.",
+                    "Either more than a thousand other callables came since, or the graph was exported by another process.",
+                    "Define the callable once, outside the loop; export graphs with a solver record such as LU().",
+                )
+            )
+        _THINGS.move_to_end(name)
+        return _THINGS[name]
+
+
+def has_tickets(key: str) -> bool:
+    """Whether a key is good in this process only."""
+    return _FORM.search(key) is not None
+
+
+def quoted(key: str) -> str:
+    """The key with its tickets as string literals."""
+    return re.sub(rf"'?({_FORM.pattern})'?", r"'\1'", key)
+
+
+def hold(key: str) -> Held:
+    """What makes the tickets in a key good again after they have left the table, for whoever will use it later."""
+    return tuple((name, redeem(name)) for name in _FORM.findall(key))
+
+
+def restore(held: Held) -> None:
+    """Enter what `hold` returned in the table again, if it is not there."""
+    with _lock:
+        for name, thing in held:
+            if isinstance(thing, Constant):
+                _CONSTANTS[name] = thing
+            elif _THINGS.setdefault(name, thing) is thing:
+                _TICKETS.setdefault(thing, name)

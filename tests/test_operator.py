@@ -1,0 +1,339 @@
+"""Solves with an `Operator`: derivatives against dense `inv(A) @ b` under the transforms, what is captured, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optree
+import pytest
+import torch
+import torch.utils._pytree as torch_pytree
+from torch import Tensor
+from torch.func import grad, hessian, jvp, vmap
+
+import sparsolve as sps
+from sparsolve.registration import is_followed
+from transforms import COMPOSITIONS, EAGER_ONLY, tensors
+
+N = 5
+TIGHT = {"rtol": 1e-13, "maxiter": 500}
+SOLVERS = {
+    "gmres": sps.GMRES(**TIGHT),
+    "bicgstab": sps.BiCGStab(**TIGHT),
+    "cg": sps.CG(**TIGHT),
+    "minres": sps.MINRES(**TIGHT),
+}
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+
+
+def banded(params: Any, x: Tensor) -> Tensor:
+    """A diagonal and two different bands; nonlinear in the params."""
+    d, (up, down) = params["d"], params["bands"]
+    return d * x + up.sin() * torch.roll(x, -1) - (down * down) * torch.roll(x, 1)
+
+
+def hermitian(params: Any, x: Tensor) -> Tensor:
+    """`(|d|² + L Lᴴ) x` with `L x = up x + S x`, S a cyclic shift: Hermitian positive definite."""
+    d, (up, _) = params["d"], params["bands"]
+    y = up.conj() * x + torch.roll(x, -1)
+    return (d * d.conj()).real * x + up * y + torch.roll(y, 1)
+
+
+def dense(function: Any, params: Any, dtype: torch.dtype) -> Tensor:
+    """Column by column."""
+    eye = torch.eye(N, dtype=dtype)
+    return torch.stack([function(params, eye[:, j]) for j in range(N)], dim=1)
+
+
+def case(name: str, dtype: torch.dtype, adjoint: bool) -> tuple[Any, Any, Any]:
+    function = hermitian if name in ("cg", "minres") else banded
+    torch.manual_seed(4)
+    base = {
+        "d": 4 + torch.randn(N, dtype=dtype),
+        "bands": (torch.randn(N, dtype=dtype), 0.5 * torch.randn(1, dtype=dtype)),
+    }
+    b = torch.randn(N, 2, dtype=dtype)
+
+    def moved(s: Tensor, t: Tensor) -> Any:
+        by = torch.complex(s, s.flip(0)) if dtype.is_complex else s
+        params = {
+            "d": base["d"] + by[0] * by[1].sin(),
+            "bands": (base["bands"][0] + by[:N], base["bands"][1] * (1 + by[2])),
+        }
+        return params, b + (torch.complex(t, t.flip(0)) if dtype.is_complex else t)
+
+    def real(x: Tensor) -> Tensor:
+        return torch.view_as_real(x) if x.is_complex() else x
+
+    def f(s: Tensor, t: Tensor) -> Tensor:
+        params, right = moved(s, t)
+        return real(sps.solve(sps.Operator(function, params), right, SOLVERS[name], adjoint=adjoint))
+
+    def g(s: Tensor, t: Tensor) -> Tensor:
+        params, right = moved(s, t)
+        A = dense(function, params, dtype)
+        return real(torch.linalg.inv(A.mH if adjoint else A) @ right)
+
+    s, t = 0.1 * torch.randn(N).double(), 0.1 * torch.randn(b.shape).double()
+    return f, g, tensors(s, t, g(s, t))
+
+
+def test_the_hermitian_one_is() -> None:
+    torch.manual_seed(4)
+    for dtype in (torch.float64, torch.complex128):
+        params = {"d": 4 + torch.randn(N, dtype=dtype), "bands": (torch.randn(N, dtype=dtype), None)}
+        A = dense(hermitian, params, dtype)
+        torch.testing.assert_close(A, A.mH)
+        assert torch.linalg.eigvalsh(A).min() > 0
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch.func.linearize, of dense code too
+@both_dtypes
+@pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
+@pytest.mark.parametrize("transform", [*COMPOSITIONS, *EAGER_ONLY])
+def test_all_transforms(transform: str, adjoint: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    if transform == "linearize":  # torch traces it with whatever is in memory as tangents; that converges to nothing
+        monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
+    f, g, T = case("gmres", dtype, adjoint)
+    run = (COMPOSITIONS | EAGER_ONLY)[transform]
+    torch.testing.assert_close(run(f, T), run(g, T), rtol=1e-8, atol=1e-8)
+
+
+@both_dtypes
+@pytest.mark.parametrize("transform", ["value", "grad_both", "jvp_both", "vjp_of_jvp", "vmap_hvp", "vmap_b"])
+@pytest.mark.parametrize("name", ["cg", "minres", "bicgstab"])
+def test_other_methods(name: str, transform: str, dtype: torch.dtype) -> None:
+    f, g, T = case(name, dtype, False)
+    torch.testing.assert_close(COMPOSITIONS[transform](f, T), COMPOSITIONS[transform](g, T), rtol=1e-8, atol=1e-8)
+
+
+# ---- plain autograd
+
+D, B = 4 + torch.arange(5.0).double(), torch.linspace(-1, 1, 5).double()
+
+
+def ring(d: Tensor, x: Tensor) -> Tensor:
+    return d * x - torch.roll(x, -1) - 0.5 * torch.roll(x, 1)
+
+
+def ring_solve(d: Tensor, b: Tensor, **options: Any) -> Tensor:
+    return sps.solve(sps.Operator(ring, d), b, SOLVERS["gmres"], **options)
+
+
+def test_backward_and_double_backward() -> None:
+    d, b = D.clone().requires_grad_(), B.clone().requires_grad_()
+    every = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+    assert torch.autograd.gradcheck(ring_solve, (d, b), **every)
+    assert torch.autograd.gradgradcheck(ring_solve, (d, b), check_fwd_over_rev=True, check_batched_grad=True)
+
+
+def test_forward_ad_with_a_graph() -> None:
+    """`torch.autograd.forward_ad`, and a gradient of its tangent."""
+    d = D.clone().requires_grad_()
+    A = lambda d: torch.linalg.inv(dense(ring, d, D.dtype)) @ B  # noqa: E731
+    found = []
+    for f in (lambda d: ring_solve(d, B), A):
+        with torch.autograd.forward_ad.dual_level():
+            x = f(torch.autograd.forward_ad.make_dual(d, torch.ones_like(d)))
+            tangent = torch.autograd.forward_ad.unpack_dual(x).tangent
+            found.append((tangent, torch.autograd.grad(tangent.sum(), d)[0]))
+    torch.testing.assert_close(*found)
+
+
+def test_opcheck() -> None:
+    from sparsolve.operators import form_of
+    from sparsolve.tickets import ticket
+
+    form, theta = form_of(sps.Operator(ring, D.clone().requires_grad_()), B)
+    for report in (False, True):
+        args = (theta, B[:, None].clone().requires_grad_(), ticket(form), "GMRES()", False, report)
+        tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(torch.ops.sparsolve.solve_operator.default, args, test_utils=tests)
+
+
+# ---- an operator as an argument
+
+
+def test_it_is_a_pytree_of_both_kinds() -> None:
+    A = sps.Operator(ring, {"a": D, "b": [B, 2 * B]})
+    for leaves, spec, unflatten in (
+        (*optree.tree_flatten(A), lambda s, leaves: optree.tree_unflatten(s, leaves)),
+        (*torch_pytree.tree_flatten(A), lambda s, leaves: torch_pytree.tree_unflatten(leaves, s)),
+    ):
+        assert len(leaves) == 3
+        again = unflatten(spec, leaves)
+        assert isinstance(again, sps.Operator)
+        assert again.function is ring
+        assert again.params["b"][1] is A.params["b"][1]
+    assert "ring" in repr(A)
+
+
+def test_gradients_and_vmap_of_the_operator_itself() -> None:
+    f = lambda A, b: sps.solve(A, b, SOLVERS["gmres"])  # noqa: E731
+    expected = grad(lambda d: (torch.linalg.inv(dense(ring, d, D.dtype)) @ B).sum())(D)
+    torch.testing.assert_close(grad(lambda A: f(A, B).sum())(sps.Operator(ring, D)).params, expected)
+    many = torch.stack([D, D + 1])
+    found = vmap(f, (sps.Operator(ring, 0), None))(sps.Operator(ring, many), B)
+    torch.testing.assert_close(found, torch.stack([f(sps.Operator(ring, d), B) for d in many]))
+
+
+def test_products() -> None:
+    A, M = sps.Operator(ring, D), dense(ring, D, D.dtype)
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(sps.matmul(A, x), M @ x)
+    torch.testing.assert_close(sps.matmul(A, x, adjoint=True), M.mH @ x)
+    torch.testing.assert_close(A @ x[0], M @ x[0])
+    torch.testing.assert_close(A @ x[0, :, 0], M @ x[0, :, 0])
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 3), (2, 5, 3), (2, 1, 5, 0), (5, 0)])
+def test_shapes_and_info(shape: tuple[int, ...]) -> None:
+    A, M, b = sps.Operator(ring, D), dense(ring, D, D.dtype), torch.randn(shape, dtype=torch.float64)
+    x, info = sps.solve_with_info(A, b, SOLVERS["gmres"])
+    torch.testing.assert_close(x, torch.linalg.inv(M) @ b)
+    assert x.is_contiguous()
+    columns = shape[:-2] + shape[-1:] if len(shape) > 1 else ()
+    assert info.status.shape == info.iterations.shape == info.residual.shape == columns
+    assert (info.residual <= 1e-13).all()
+    assert (info.iterations <= 5).all()
+    again = sps.solve_with_info(A, {"b": b}, SOLVERS["gmres"], x0={"b": x})
+    assert (again.info["b"].iterations <= 1).all()
+    torch.testing.assert_close(again.x["b"], x)
+
+
+@pytest.mark.parametrize(
+    ("params", "right", "result"),
+    [
+        (torch.float64, torch.complex128, torch.complex128),
+        (torch.complex128, torch.float64, torch.complex128),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float32, torch.float32, torch.float32),
+    ],
+)
+def test_dtypes(params: torch.dtype, right: torch.dtype, result: torch.dtype) -> None:
+    d, b = D.to(params), B.to(right)
+    d = d * 1j if params.is_complex else d
+    x = sps.solve(sps.Operator(ring, d), b, sps.GMRES())
+    assert x.dtype == result
+    torch.testing.assert_close(
+        x, torch.linalg.inv(dense(ring, d.to(result), result)) @ b.to(result), rtol=1e-4, atol=1e-4
+    )
+    gradient = grad(lambda d: sps.solve(sps.Operator(ring, d), b, sps.GMRES()).abs().sum())(d)
+    expected = grad(lambda d: (torch.linalg.inv(dense(ring, d.to(result), result)) @ b.to(result)).abs().sum())(d)
+    assert gradient.dtype == params
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_params_of_several_dtypes_and_none() -> None:
+    def f(p: Any, x: Tensor) -> Tensor:
+        assert [t.dtype for t in optree.tree_leaves(p)] == [torch.complex128, torch.float64]
+        return p[0] * x + p[1] * torch.roll(x, 1)
+
+    z, r = (6 + 1j) * D, B.clone()
+    loss = lambda z, r: sps.solve(sps.Operator(f, (z, r)), B, SOLVERS["gmres"]).abs().sum()  # noqa: E731
+    exact = lambda z, r: (torch.linalg.inv(dense(f, (z, r), z.dtype)) @ B.to(z.dtype)).abs().sum()  # noqa: E731
+    torch.testing.assert_close(grad(loss, (0, 1))(z, r), grad(exact, (0, 1))(z, r))
+    torch.testing.assert_close(sps.solve(sps.Operator(lambda p, x: 2 * x, ()), B, sps.CG()), B / 2)
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_preconditioned(adjoint: bool) -> None:
+    M = dense(ring, D, D.dtype)
+    inverse = torch.linalg.inv(M)
+    near = sps.SparseMatrix.from_torch(M.to_sparse_csr())
+    A = sps.Operator(ring, D)
+    by = lambda M: lambda r: M.numpy() @ r  # noqa: E731
+    for preconditioner in (sps.Factored(near), sps.ApproximateInverse(by(inverse), by(inverse.mT.contiguous()))):
+        x, info = sps.solve_with_info(A, B, sps.GMRES(preconditioner=preconditioner), adjoint=adjoint)
+        assert info.iterations == 1
+        torch.testing.assert_close(x, (inverse.mH if adjoint else inverse) @ B)
+
+
+def test_nothing_of_the_users_is_modified() -> None:
+    d, b, x0 = D.clone(), B.clone(), B.clone()
+    ring_solve(d, b, x0=x0)
+    assert torch.equal(d, D)
+    assert torch.equal(b, B)
+    assert torch.equal(x0, B)
+
+
+# ---- what is refused
+
+
+def test_captured_tensors_that_something_follows() -> None:
+    """Each would have lost its derivative."""
+
+    def captures(c: Tensor) -> Tensor:
+        return sps.solve(sps.Operator(lambda _, x: c * x, ()), B, sps.CG()).sum()
+
+    inner = lambda c: grad(lambda t: captures(c) * t)(torch.ones((), dtype=c.dtype))  # noqa: E731
+    for attempt in (
+        lambda: captures(D.clone().requires_grad_()),
+        lambda: grad(captures)(D),
+        lambda: jvp(captures, (D,), (D,)),
+        lambda: vmap(captures)(torch.stack([D, D])),
+        lambda: grad(inner)(D),
+        lambda: jvp(inner, (D,), (D,)),
+        lambda: vmap(inner)(torch.stack([D, D])),
+        lambda: grad(lambda c: vmap(lambda t: captures(c) * t)(torch.ones(2).double()).sum())(D),
+        lambda: hessian(captures)(D),
+    ):
+        with pytest.raises(TypeError, match="not in its params"):
+            attempt()
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(TypeError, match="not in its params"):
+        captures(torch.autograd.forward_ad.make_dual(D, D))
+    constant = (B / D).sum()
+    torch.testing.assert_close(captures(D), constant)
+    torch.testing.assert_close(grad(lambda c: captures(c.detach()) * c[0])(D)[0], constant)
+    torch.testing.assert_close(vmap(lambda t: captures(D) * t)(torch.ones(2).double()), constant.expand(2))
+    with torch.no_grad():
+        torch.testing.assert_close(captures(D.clone().requires_grad_()), constant)
+
+
+def test_followed() -> None:
+    assert not is_followed(D)
+    assert is_followed(D.clone().requires_grad_())
+    seen: list[bool] = []
+    vmap(lambda t: seen.append(is_followed(t)) or t)(torch.stack([D, D]))
+    vmap(lambda t: seen.append(is_followed(D.sin())) or t)(torch.stack([D, D]))
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error", "match"),
+    [
+        (lambda: sps.solve(sps.Operator(ring, D), B), TypeError, "The solver is LU.*no entries to factorize"),
+        (lambda: sps.solve(sps.Operator(ring, D), B, lambda A, b: b), TypeError, "no entries to factorize"),
+        (lambda: sps.solve(sps.Operator(ring, D), B, sps.CG(preconditioner=sps.Jacobi())), TypeError, "Jacobi is made of the entries"),
+        (lambda: sps.solve(sps.Operator(ring, {"d": D, "n": 3}), B, sps.CG()), TypeError, "params hold a int"),
+        (lambda: sps.solve(sps.Operator(ring, torch.arange(5)), B, sps.CG()), TypeError, "params hold a tensor of torch.int64"),
+        (lambda: sps.solve(sps.Operator(lambda p, x: x[:2], D), B, sps.CG()), ValueError, r"shape \(2,\) for x of shape \(5,\)"),
+        (lambda: sps.solve(sps.Operator(lambda p, x: None, D), B, sps.CG()), ValueError, "a NoneType"),
+        (lambda: sps.solve(sps.Operator(lambda p, x: x.half(), D), B, sps.CG()), TypeError, "float16"),
+        (lambda: sps.solve(sps.Operator(ring, D), B.long(), sps.CG()), TypeError, "int64"),
+        (lambda: ring_solve(D, B, x0=B[:2]), ValueError, "x0 is"),
+        (lambda: ring_solve(D, B, x0=B + 0j), ValueError, "x0 is complex"),
+        (lambda: ring_solve(D / 0, B), sps.SolveError, "params"),
+        (lambda: ring_solve(D, B / 0), sps.SolveError, "b"),
+        (lambda: torch.compile(ring_solve, fullgraph=True, backend="eager")(D, B), Exception, "inside of compiled code"),
+    ],
+)  # fmt: skip
+def test_refusals(attempt: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        attempt()
+
+
+def test_failures_say_which_solve_and_which_of_a_batch() -> None:
+    few = sps.GMRES(maxiter=2)
+    A = lambda d: sps.Operator(ring, d)  # noqa: E731
+    easy = torch.full((5,), 1e6).double()
+    with pytest.raises(sps.ConvergenceError, match="batch index 1"):
+        vmap(lambda d: sps.solve(A(d), B, few))(torch.stack([easy, D]))
+    info = vmap(lambda d: sps.solve_with_info(A(d), B, few).info)(torch.stack([easy, D]))
+    assert info.status.tolist() == [sps.Status.CONVERGED, sps.Status.MAXITER]
+    x0 = ring_solve(D, B)
+    start = lambda d: sps.solve(A(d), B, few, x0=x0).sum()  # noqa: E731
+    with pytest.raises(sps.ConvergenceError, match="adjoint"):
+        grad(start)(D)
+    with pytest.raises(sps.ConvergenceError, match="for a tangent"):
+        jvp(start, (D,), (D.flip(0) ** 2,))
