@@ -460,7 +460,7 @@ def test_many_matrices_that_differ_in_one_entry_do_not_share_a_hash():
     hashes = set()
     for e in range(1, 200):
         values[e] += 1.0
-        hashes.add(hash(_Key("one", (values,))))
+        hashes.add(hash(_Key("one", (values,), True)))
     assert len(hashes) == 199
 
 

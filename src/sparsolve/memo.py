@@ -56,11 +56,11 @@ class _Key:
 
     __slots__ = ("_hash", "_small", "arrays", "rest")
 
-    def __init__(self, rest: Hashable, arrays: tuple[Any, ...]) -> None:
+    def __init__(self, rest: Hashable, arrays: tuple[Any, ...], summed: bool) -> None:
         self.rest = rest
         self.arrays = tuple([_bits(a) for a in arrays])
         self._small = set(map(type, self.arrays)) == {bytes}
-        self._hash = hash((rest, _sample(self.arrays[-1])))
+        self._hash = hash((rest, _sample(self.arrays[-1], summed)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -98,17 +98,18 @@ class Memo(Generic[T]):
 
     Args:
         max_bytes: bound on the bytes held. One entry larger than this is kept as long as it is the newest; 0 keeps nothing.
+        summed: whether a sum helps to tell arrays apart that differ in a few entries, as those of a finite difference do.
     """
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, summed: bool = True) -> None:
+        self.max_bytes, self._summed = max_bytes, summed
         self._lock = threading.Lock()
         self._entries: OrderedDict[_Key, _Entry[T]] = OrderedDict()
         self.made = self.hits = self.nbytes = 0
 
     def get(self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[[], T]) -> T:
         """`make()`, or what it returned for bit-equal `arrays` and equal `rest`."""
-        key = _Key(rest, arrays)
+        key = _Key(rest, arrays, self._summed)
         while True:
             with self._lock:
                 entry = self._entries.get(key)
@@ -191,7 +192,7 @@ class Memo(Generic[T]):
                 return
 
 
-ANALYSES: Memo[Any] = Memo(2**29)
+ANALYSES: Memo[Any] = Memo(2**29, summed=False)
 FACTORS: Memo[Any] = Memo(3 * 2**29)
 
 
@@ -271,14 +272,15 @@ def _bits(a: Any) -> Any:
     return a.reshape(-1).view("i8" if a.nbytes % 8 == 0 else f"i{a.itemsize}")
 
 
-def _sample(bits: Any) -> Hashable:
+def _sample(bits: Any, summed: bool) -> Hashable:
     """All of it if it is small, else its size, the sum of its bits, which one changed entry changes, and a few entries.
 
     Of what is on a device only the sum, since each number is a wait."""
     if isinstance(bits, bytes):
         return bits
-    few = bits[:: max(1, bits.size // _SAMPLES)].tobytes() if isinstance(bits, np.ndarray) else b""
-    return bits.size, int(bits.sum()), few
+    if not isinstance(bits, np.ndarray):
+        return bits.size, int(bits.sum()), b""
+    return bits.size, int(bits.sum()) if summed else 0, bits[:: max(1, bits.size // _SAMPLES)].tobytes()
 
 
 def _same(a: Any, b: Any) -> Any:

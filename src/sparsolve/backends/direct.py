@@ -83,16 +83,15 @@ class DirectFactor:
         if structure.empty:
             raise singular(A, "LU has no pivot to choose.")
         size = np.abs(A.data)
-        rows = np.bincount(structure.csc_indices, size, structure.shape[0])
+        product = Products(structure, structure.filled(size))
+        rows = product(np.ones(structure.shape[0], dtype=size.dtype), False)
         columns = np.add.reduceat(size, structure.csc_indptr[:-1])
         self._norms = {
             adjoint: max(float(_largest(a)), self._limits.tiny) for adjoint, a in ((False, rows), (True, columns))
         }
         with np.errstate(all="ignore"):
             self._scale = 1.0 / columns
-            self._probe = (structure.signs * Products(structure, structure.filled(size))(self._scale, False)).astype(
-                values.dtype
-            )
+            self._probe = (structure.signs * product(self._scale, False)).astype(values.dtype)
         self._low = lower(values.dtype, solver)
         self._matrix = Matrix(structure, A if self._low is None else cast(A, self._low))
         if isinstance(solver, Cholesky) and not self._matrix.hermitian:

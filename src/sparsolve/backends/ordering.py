@@ -23,11 +23,12 @@ class Ordering:
         A: canonical matrix; its index arrays are kept, not its values.
         columns: `(n,)`: column `columns[j]` of A is column `j` of B.
         rows: likewise, or None where they stay.
+        fill: entries a column that the factors had.
     """
 
-    def __init__(self, A: Any, columns: Any, rows: Any = None) -> None:
+    def __init__(self, A: Any, columns: Any, rows: Any = None, fill: float = 0.0) -> None:
         self._indices, self._indptr, self._shape = A.indices, A.indptr, A.shape
-        self.columns, self.rows = columns, rows
+        self.columns, self.rows, self.fill = columns, rows, fill
 
     @cached_property
     def _places(self) -> Any:
