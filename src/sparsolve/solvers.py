@@ -56,14 +56,15 @@ class LU(Solver):
     """Direct solve by LU: `P A Q = L U`, for any square nonsingular `A`.
 
     How, is chosen by the matrix: nothing to eliminate (diagonal, or triangular in some order), LAPACK for a narrow band, else
-    SuperLU, with an ordering by the diagonal; `explain(A)` says what and why. One factorization serves `A x = b` and `Aᴴ x = b`,
+    SuperLU, with an ordering by the diagonal, or a faster library that is installed; `explain(A)` says what and why. One factorization serves `A x = b` and `Aᴴ x = b`,
     every right-hand side, and all derivatives. Each solution's
     normwise backward error `‖b − A x‖ / (‖A‖ ‖x‖ + ‖b‖)` (Higham, Accuracy and Stability of Numerical
     Algorithms, 2nd ed., section 7.1) is checked; where it is large the solution is refined, then the matrix is factorized
     again with partial pivoting, and if that does not help `SingularMatrixError` is raised.
 
     Args:
-        backend: `"entries"` (diagonal and triangular), `"lapack"` or `"superlu"`, to have that one only; by default the best that suits.
+        backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"` or `"metis"`, to
+            have that one only; by default the first that suits.
         factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
             every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
 

@@ -97,7 +97,7 @@ def available() -> dict[str, dict[str, str]]:
 
     >>> import sparsolve.backends
     >>> sparsolve.backends.available()["solvers"]["LU on cpu"]
-    'LAPACK and SuperLU (SciPy)'
+    'the first that suits: entries, lapack, ...superlu'
     """
     found: dict[str, dict[str, str]] = import_module(".capabilities", __name__).available()
     return found

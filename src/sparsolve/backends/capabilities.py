@@ -9,14 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ..errors import sentence
-from . import _SOLVERS
+from . import _SOLVERS, strategy
 from .cupy_runtime import problem
 
 __all__ = ["available"]
 
-_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg")
+_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg", "mkl", "pymetis", "klujax")
 _USES = {
-    "direct": "LAPACK and SuperLU (SciPy)",
     "cupy_lu": "SuperLU (SciPy) on the host, cuSPARSE (CuPy) on the device",
     "iterative": "sparsolve over NumPy and SciPy",
     "cupy_iterative": "sparsolve over CuPy",
@@ -31,8 +30,10 @@ def available() -> dict[str, dict[str, str]]:
     missing = {} if cuda is None else {"cuda": cuda}
     if importlib.util.find_spec("pyamg") is None:
         missing["AMG"] = sentence("AMG needs pyamg.", remedy='Install it: pip install "sparsolve[amg]".')
+    missing |= (without := strategy.missing())
+    uses = _USES | {"direct": "the first that suits: " + ", ".join(b for b in strategy.BACKENDS if b not in without)}
     solvers = {
-        f"{solver} on {device}": _USES.get(module, module)
+        f"{solver} on {device}": uses.get(module, module)
         for (solver, device), module in _SOLVERS.items()
         if device == "cpu" or cuda is None
     }

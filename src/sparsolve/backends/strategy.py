@@ -20,7 +20,7 @@ from ..result import Strategy
 from .decomposition import Kind
 from .host import Structure
 
-__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates"]
+__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
 BACKENDS = ("entries", "lapack", "klu", "pardiso", "metis", "superlu")
 _STRONG = 0.99  # share of nonzero diagonal entries
@@ -135,3 +135,9 @@ def _modules(backend: str | None) -> tuple[ModuleType, ...]:
         elif backend is not None:
             raise BackendUnavailableError(why)
     return tuple(found)
+
+
+def missing() -> dict[str, str]:
+    """The backends that cannot be used here, with the reason and the remedy."""
+    named = {name: import_module(f".{name}", __package__) for name in BACKENDS}
+    return {name: why for name, module in named.items() if hasattr(module, "missing") and (why := module.missing())}
