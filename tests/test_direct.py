@@ -13,7 +13,7 @@ import torch
 import oracle
 import sparsolve as sps
 from sparsolve import Strategy
-from sparsolve.backends import direct, klu, lapack, metis, pardiso, strategy, superlu
+from sparsolve.backends import direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -451,6 +451,29 @@ def test_blocks_of_columns_on_threads(two_threads, monkeypatch):
     torch.set_num_threads(1)
     assert torch.equal(X, sps.solve(A, B, superlu_only))
     torch.testing.assert_close(sps.matmul(A, X), B, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("Hermitian", "N"), ("Helmholtz", "N"), ("convection-diffusion", "H")], ids=str
+)
+def test_columns_of_an_adjoint_solve_are_solved_with_a_where_it_is_symmetric(name, asked, monkeypatch):
+    """Hermitian, complex symmetric, neither: SuperLU blocks columns for trans "N" only."""
+    values, pattern = SYSTEMS[name](C128)
+    B, seen = torch.randn(pattern.shape[0], 20, dtype=C128), set()
+    true = ordering.SuperLUFactor.__init__
+
+    def watched(self, lu, A):
+        true(self, lu, A)
+        solve = self.solve
+        self.solve = lambda b, trans="N": seen.add(trans) or solve(b, trans)
+
+    monkeypatch.setattr(ordering.SuperLUFactor, "__init__", watched)
+    A, solver = sps.SparseMatrix(values, pattern), sps.LU(backend="superlu")
+    sps.solve(A, B[:, 0], solver)
+    seen.clear()
+    x = sps.solve(A, B, solver, adjoint=True)
+    assert seen == {asked}
+    torch.testing.assert_close(x, oracle.solve(values, pattern, B, adjoint=True))
 
 
 # ---- optional libraries: chosen where they pay, believed like any other

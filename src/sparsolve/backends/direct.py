@@ -190,6 +190,13 @@ class DirectFactor:
 
     def _substitute(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve with the decomposition, some columns at a time."""
+        if (
+            adjoint and b.ndim == 2
+        ):  # SuperLU takes several columns together for A only, and solves with Aᴴ take up to twice as long
+            if self._matrix.hermitian:
+                adjoint = False
+            elif self._matrix.symmetric:
+                return self._substitute(stage, b.conj(), False).conj()
         trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
         if b.ndim == 1 or b.shape[1] <= stage.columns:
             return stage.decomposition.solve(b, trans)
