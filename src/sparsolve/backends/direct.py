@@ -106,17 +106,27 @@ class DirectFactor:
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
-        x = self._checked(b.ravel() if b.shape[1] == 1 else b, adjoint)  # a vector costs SciPy less
-        return Outcome(x.reshape(b.shape), strategy=self._stage.strategy)
+        width, k = self._stage.columns, b.shape[1]
+        if k == 1:  # a vector costs SciPy less
+            x = self._checked(b.ravel(), adjoint)[:, None]
+        elif k <= width:
+            x = self._checked(b, adjoint)
+        else:
+            parts = [b[:, j : j + width] for j in range(0, k, width)]
+            first = self._checked(parts[0], adjoint, b)  # where the strategy shows whether it can be believed
+            large = self._stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
+            rest = each(lambda i: self._checked(parts[i + 1], adjoint, b), len(parts) - 1, worthwhile=large)
+            x = np.concatenate([first, *rest], axis=1)
+        return Outcome(x, strategy=self._stage.strategy)
 
-    def _checked(self, b: Any, adjoint: bool) -> Any:
-        """Solve by the stage that there is; where it fails, by the next."""
+    def _checked(self, b: Any, adjoint: bool, whole: Any = None) -> Any:
+        """Solve by the stage that there is; where it fails, by the next. `whole` is what b is a part of."""
         while True:
             stage = self._stage
             try:
                 return self._refined(stage, b, adjoint)
             except _DistrustedError as doubt:
-                error = not_finite("b", b)
+                error = not_finite("b", b) and not_finite("b", b if whole is None else whole)
                 if error is not None:
                     raise error from None
                 with self._lock:
@@ -169,7 +179,7 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
-        if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
+        if adjoint:
             self._judge(stage, self._substitute(stage, self._probe, False))
             return self._substitute(stage, b, adjoint)
         columns = b.reshape(len(b), -1)
@@ -197,13 +207,7 @@ class DirectFactor:
                 adjoint = False
             elif self._matrix.symmetric:
                 return self._substitute(stage, b.conj(), False).conj()
-        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
-        if b.ndim == 1 or b.shape[1] <= stage.columns:
-            return stage.decomposition.solve(b, trans)
-        parts = [b[:, j : j + stage.columns] for j in range(0, b.shape[1], stage.columns)]
-        call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
-        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
-        return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
+        return stage.decomposition.solve(b, "N" if not adjoint else "H" if np.iscomplexobj(b) else "T")
 
 
 def _largest(a: Any) -> Any:
