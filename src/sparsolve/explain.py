@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .backends import device_module, solver_module
 from .errors import sentence
 from .matrix import SparseMatrix
+from .operands import plan, require_pattern
+from .registration import is_wrapped
 from .result import Strategy
 from .solvers import LU, Cholesky
 
@@ -31,6 +34,8 @@ class Explanation:
     choices: tuple[tuple[Strategy, str], ...]
 
     def __str__(self) -> str:
+        if not self.choices:
+            return "No strategy suits: the solve will be an error."
         (first, why), *others = self.choices
         rest = ", ".join(f"{strategy.name} ({reason})" for strategy, reason in others)
         return f"{first.name}: {why}." + (f" Should that fail: {rest}." if rest else "")
@@ -48,6 +53,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
 
     Raises:
         TypeError: a solver that does not factorize.
+            Inside of a transform or of compiled code, where the matrix has no numbers to be looked at.
         ValueError: a batch of matrices, or one that is not square.
 
     Cost:
@@ -58,14 +64,20 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
     >>> print(sps.explain(T.to_sparse_csr()))
     TRIDIAGONAL: it is tridiagonal. Should that fail: BANDED (its band is narrow, 1 below and 1 above the diagonal), SUPERLU_SYMMETRIC (its diagonal is nonzero), SUPERLU (partial pivoting suits all).
     """
+    if torch.compiler.is_compiling():
+        raise TypeError(_inside())
     solver = LU() if solver is None else solver
     if not isinstance(solver, (LU, Cholesky)):
         raise TypeError(sentence(f"solver is a {type(solver).__name__}; LU() and Cholesky() can be explained."))
     A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
-    if A.values.dim() != 1 or A.shape[0] != A.shape[1]:
+    require_pattern(A.pattern)
+    if not isinstance(A.values, Tensor) or A.values.dim() != 1 or A.shape[0] != A.shape[1]:
         raise ValueError(
             sentence(f"A has shape {A.shape}; one square matrix is needed.", remedy="Choose one of the batch.")
         )
+    if is_wrapped(A.values) or type(A.values) is FakeTensor:
+        raise TypeError(_inside())
+    plan(A.values, A.pattern, A.values.new_zeros(A.shape[0]), A.shape[0])  # the checks of `solve`
     device = A.values.device.type
     on, module = device_module(device), solver_module(type(solver).__name__, device)
 
@@ -75,3 +87,11 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
 
     with torch.no_grad():
         return on.run(look, (A.values,))  # type: ignore[no-any-return]
+
+
+def _inside() -> str:
+    return sentence(
+        "explain got a matrix whose values have no numbers yet.",
+        "It is called inside of torch.func or of compiled code.",
+        "Call it outside, with numbers.",
+    )

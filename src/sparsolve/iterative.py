@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -43,9 +45,12 @@ class Iterative(Solver):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for what, value in (("rtol", self.rtol), ("atol", self.atol), ("maxiter", self.maxiter)):
-            if value is not None and not value >= 0:
-                raise ValueError(sentence(f"{name}({what}={value}): it must be at least 0."))
+        # Python's own numbers, whose text is their value, since records cross the op boundary as text
+        object.__setattr__(self, "atol", _tolerance(name, "atol", self.atol))
+        if self.rtol is not None:
+            object.__setattr__(self, "rtol", _tolerance(name, "rtol", self.rtol))
+        if self.maxiter is not None:
+            object.__setattr__(self, "maxiter", _count(name, "maxiter", self.maxiter, 0))
         if self.callback is not None and not callable(self.callback):
             raise TypeError(sentence(f"{name}(callback={self.callback!r}): a callable (i, residual) is needed."))
         M = self._preconditioner()
@@ -82,6 +87,28 @@ class Iterative(Solver):
         """The record for the solves of a derivative: no absolute tolerance, no callback."""
         rtol = self.atol if self.rtol == 0 else self.rtol
         return replace(self, rtol=rtol, atol=0.0, callback=None)
+
+
+def _tolerance(name: str, what: str, value: Any) -> float:
+    """A finite number that is not negative."""
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(sentence(f"{name}({what}={value!r}): it must be at least 0, and a finite number."))
+    return number
+
+
+def _count(name: str, what: str, value: Any, least: int) -> int:
+    """A whole number."""
+    try:
+        number = value if type(value) is int else int(operator.index(value))
+    except TypeError as error:
+        raise TypeError(sentence(f"{name}({what}={value!r}): a whole number is needed.")) from error
+    if number < least:
+        raise ValueError(sentence(f"{name}({what}={value}): it must be at least {least}."))
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +162,7 @@ class GMRES(Iterative):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.restart < 1:
-            raise ValueError(sentence(f"GMRES(restart={self.restart}): it must be at least 1."))
+        object.__setattr__(self, "restart", _count("GMRES", "restart", self.restart, 1))
 
 
 @dataclass(frozen=True, kw_only=True)

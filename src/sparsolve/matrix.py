@@ -166,7 +166,8 @@ def _of_coo(T: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Pattern]:
         check_places(row, col, shape)  # before coalesce(), which takes them as right
         T = (T.t().t() if named else T).coalesce()
     row, col = T.indices().unbind()
-    return T.values(), unchecked(pointers(row.contiguous(), shape[0]), col.contiguous(), shape)
+    # cloned, for Dynamo fails at views of a sparse tensor
+    return T.values().clone(), unchecked(pointers(row.contiguous(), shape[0]), col.clone(), shape)
 
 
 def _canonical(indices: Tensor) -> bool:

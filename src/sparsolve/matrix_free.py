@@ -80,6 +80,8 @@ def _require_iterative(solver: Any) -> None:
 
 
 def _fitting(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    if not isinstance(x0, Tensor):
+        raise ValueError(sentence(f"x0 is {type(x0).__name__}; a tensor of b's shape {tuple(b.shape)} is needed."))
     if x0.shape != b.shape or x0.device != b.device:
         raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
     if x0.is_complex() and not dtype.is_complex:

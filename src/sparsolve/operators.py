@@ -87,6 +87,9 @@ class Form:
 
 def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
     """The operator's form, and its numbers as one vector, differentiably."""
+    if not callable(A.function):
+        what = type(A.function).__name__
+        raise TypeError(sentence(f"An operator's function is a {what}; a callable (params, x) -> A x is needed."))
     leaves, tree = optree.tree_flatten(A.params)
     for leaf in leaves:
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
@@ -133,15 +136,19 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
 
 
 def product(form: Callable[[Tensor, Tensor], Tensor], theta: Tensor, x: Tensor, *, adjoint: bool) -> Tensor:
-    """`A x` or `Aᴴ x` for x `(n,)` or `(n, k)`: A is linear, so its vjp at any point, at 0 say, is `Aᴴ`."""
+    """`A x` or `Aᴴ x` for x `(n,)` or `(n, k)`: A is linear, so its vjp at any point, at 0 say, is `Aᴴ`.
+
+    The function gets a vector of its own: it may write to it, or return it, and x is one that an iteration goes on with.
+    """
     if x.dim() == 2 and x.shape[1] == 1:
         return product(form, theta, x[:, 0], adjoint=adjoint).unsqueeze(1)
     if x.dim() == 2:
         rows = x.mT.contiguous()  # each vector in one piece, as the function expects it
         return torch.vmap(lambda x: product(form, theta, x, adjoint=adjoint))(rows).mT
+    x = x.clone()
     if not adjoint:
         return form(theta, x)
-    pull = torch.func.vjp(lambda z: form(theta, z), torch.zeros_like(x))[1]
+    pull = torch.func.vjp(lambda z: form(theta, z.clone()), torch.zeros_like(x))[1]
     return pull(x)[0]  # type: ignore[no-any-return]
 
 

@@ -49,7 +49,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from .tickets import hold, restore
 
-__all__ = ["attach", "is_followed", "on_the_ground", "one_level_out", "outside_transforms"]
+__all__ = ["attach", "is_followed", "is_wrapped", "on_the_ground", "one_level_out", "outside_transforms"]
 
 Rule = Callable[..., Any]
 
@@ -101,6 +101,11 @@ def one_level_out(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         _set_transforming(_level() is not None)
         result = rule(*inner)
     return _wrap_for_grad(result, level)
+
+
+def is_wrapped(t: Tensor) -> bool:
+    """Whether a transform of torch.func has wrapped this tensor, so that its numbers cannot be read."""
+    return _transforming() and _level_of(t) is not None and (_level_of(t) or 0) > 0
 
 
 def is_followed(t: Tensor) -> bool:

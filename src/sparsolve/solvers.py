@@ -79,6 +79,7 @@ class LU(Solver):
     factor_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        _require_name("LU", self.backend)
         if self.factor_dtype not in (None, torch.float32):
             raise ValueError(
                 sentence(f"factor_dtype is {self.factor_dtype}; torch.float32, or None for A's own, is needed.")
@@ -102,6 +103,17 @@ class Cholesky(Solver):
     """
 
     backend: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_name("Cholesky", self.backend)
+
+
+def _require_name(record: str, backend: Any) -> None:
+    """Refuse what no name can be."""
+    if backend is not None and not isinstance(backend, str):
+        raise TypeError(
+            sentence(f"{record}(backend={backend!r}): one name is needed, or None for the best that suits.")
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,13 @@ _DYNAMO_GUARDS_IDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13
 
 
 class Constant:
-    """Base of hashable objects without a text of their own; in a key they are tickets, as callables are."""
+    """Base of hashable objects without a text of their own; in a key they are tickets, as callables are.
+
+    Attributes:
+        first: an equal one whose ticket this one has, kept alive with it, since a compiled graph may hold the ticket alone.
+    """
+
+    first: Constant | None = None
 
 
 _CONSTANTS: WeakValueDictionary[str, Constant] = WeakValueDictionary()
@@ -74,7 +80,11 @@ def _entered(thing: Any) -> str:
     global _issued
     with _lock:
         names: Any = _NAMES if isinstance(thing, Constant) else _TICKETS
-        name: str | None = names.get(thing)
+        name: str | None = names.get(_hashable(thing))
+        if name is not None and isinstance(thing, Constant):
+            first = _CONSTANTS.get(name)
+            thing.first = None if first is thing else first
+            name = None if first is None else name
         if name is None:
             _issued += 1
             name = names[thing] = f"function:{_process}:{_issued}"
@@ -82,11 +92,26 @@ def _entered(thing: Any) -> str:
                 _CONSTANTS[name] = thing
             else:
                 _THINGS[name] = thing
-                if len(_THINGS) > _MOST:
+                while len(_THINGS) > _MOST:  # `restore` may have entered several
                     _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
         if name in _THINGS:
             _THINGS.move_to_end(name)
         return name
+
+
+def _hashable(thing: Any) -> Any:
+    """The object, or why it cannot be in the table."""
+    try:
+        hash(thing)
+    except TypeError as error:
+        raise TypeError(
+            sentence(
+                f"A callable of type {type(getattr(thing, 'function', thing)).__name__} cannot be hashed, and it has to be found again by the op.",
+                "It defines __eq__ without __hash__, as a dataclass does.",
+                "Use dataclass(eq=False) or frozen=True, or __hash__ = object.__hash__.",
+            )
+        ) from error
+    return thing
 
 
 _constant: Callable[[Any], str] = torch.compiler.assume_constant_result(_entered)

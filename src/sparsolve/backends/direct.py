@@ -30,19 +30,23 @@ _REFINEMENTS = {
     False: (5, 100.0),
     True: (50, 10.0),
 }  # of a factor in lower precision or not: at most, and units of roundoff that will do
+_OVERFLOW = "The solution is larger than the largest number of its dtype."
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
 
 
 class _Limits(NamedTuple):
-    """Of a precision: unit roundoff, the smallest normal number, and what underflow may leave of a residual."""
+    """Of a precision: unit roundoff, the smallest and the largest normal number, and what underflow may leave of a residual."""
 
     eps: float
     tiny: float
+    huge: float
     least: float
 
 
 _LIMITS = {
-    c: _Limits(*(float(x) for x in (f.eps, f.tiny, 100 * f.smallest_subnormal))) for c in "fdFD" for f in [np.finfo(c)]
+    c: _Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal)))
+    for c in "fdFD"
+    for f in [np.finfo(c)]
 }
 
 
@@ -58,6 +62,8 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     """The strategies that `factorize` would try, with their reasons."""
     matrix = Matrix(structure, structure.csc(values))
     definite = isinstance(solver, Cholesky)
+    if definite and not matrix.hermitian:
+        return ()
     return tuple((c.strategy, str(c.suits(matrix))) for c in candidates(matrix, solver.backend, definite=definite))
 
 
@@ -82,14 +88,13 @@ class DirectFactor:
         self._A, self._limits, self._product = A, _LIMITS[values.dtype.char], Products(structure, A)
         if structure.empty:
             raise singular(A, "LU has no pivot to choose.")
-        size = np.abs(A.data)
-        product = Products(structure, structure.filled(size))
-        rows = product(np.ones(structure.shape[0], dtype=size.dtype), False)
-        columns = np.add.reduceat(size, structure.csc_indptr[:-1])
-        self._norms = {
-            adjoint: max(float(_largest(a)), self._limits.tiny) for adjoint, a in ((False, rows), (True, columns))
-        }
+        tiny, huge = self._limits.tiny, self._limits.huge
         with np.errstate(all="ignore"):
+            size = np.abs(A.data)
+            product = Products(structure, structure.filled(size))
+            rows = product(np.ones(structure.shape[0], dtype=size.dtype), False)
+            columns = np.minimum(np.add.reduceat(size, structure.csc_indptr[:-1]), huge)
+            self._sums = {adjoint: np.clip(a, tiny, huge) for adjoint, a in ((False, rows), (True, columns))}
             self._scale = 1.0 / columns
             self._probe = (structure.signs * product(self._scale, False)).astype(values.dtype)
         self._low = lower(values.dtype, solver)
@@ -102,7 +107,7 @@ class DirectFactor:
     @property
     def nbytes(self) -> int:
         """Bytes of the decomposition and of the matrix held."""
-        return int(self._stage.decomposition.nbytes) + int(self._A.data.nbytes) + 16 * self._structure.shape[0]
+        return int(self._stage.decomposition.nbytes) + int(self._A.data.nbytes) + 32 * self._structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
@@ -154,6 +159,12 @@ class DirectFactor:
                     f"{name} has no strategy for this matrix.", remedy="Leave backend out; explain(A) tells what suits."
                 )
             )
+        if fact == _OVERFLOW:
+            return SolveError(
+                sentence(
+                    fact, "A is not singular, but b is too large for it.", "Divide b by a constant, and x is divided."
+                )
+            )
         if self._low is not None:
             return not_finite("values", self._A.data) or _too_low(fact, self._low, found)
         if isinstance(self._solver, Cholesky):
@@ -161,21 +172,33 @@ class DirectFactor:
         return singular(self._A, fact, found)
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
-        """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error is small."""
-        norm, eps, least = self._norms[adjoint], self._limits.eps, self._limits.least
-        most, units = _REFINEMENTS[self._low is not None]
-        tolerance = eps * max(units, self._structure.shape[0] ** 0.5)
+        """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error of each row is small."""
+        sums, most = self._sums[adjoint], _REFINEMENTS[self._low is not None][0]
         with np.errstate(all="ignore"):
-            size = _largest(b) / norm
             x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
             for _ in range(most):
                 residual = b - self._product(x, adjoint)
-                # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
-                bound = tolerance * (_largest(x) + size) + least * (1 + 1 / norm)
-                if ((_largest(residual) / norm <= bound) & (bound < np.inf)).all():
+                if self._small(residual, x, sums if x.ndim == 1 else sums[:, None]):
                     return x
                 x = x + self._substitute(stage, residual, adjoint)
+            residual = b - self._product(x, adjoint)
+            if self._low is None and self._small(residual, x, sums.max()):
+                return x  # as good as elimination is, where rows of another size had to be pivots
+        if stage.believed and not np.isfinite(x).all():
+            raise _DistrustedError(_OVERFLOW, None)
         raise _DistrustedError("A large residual was left, even after refinement.", None)
+
+    def _small(self, residual: Any, x: Any, norms: Any) -> bool:
+        """`|b − A x| <= c u ‖A‖ ‖x‖`, with the norm of each row, so that no row's scale matters, or with that of all.
+
+        (Higham, sections 7.1 and 7.2; with `‖b‖` on the right c is twice as large at most, since `‖b‖ <= ‖A‖ ‖x‖ + ‖r‖`.)
+        Divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure.
+        """
+        size = np.abs(residual)
+        size /= norms
+        tolerance = self._limits.eps * max(_REFINEMENTS[self._low is not None][1], self._structure.shape[0] ** 0.5)
+        bound = tolerance * _largest(x) + self._limits.least * (1 + 1 / norms.min())
+        return bool(((np.maximum.reduce(size) <= bound) & (bound < np.inf)).all())
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""

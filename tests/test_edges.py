@@ -1,0 +1,273 @@
+"""The edges: scales at which numbers end, functions that write to what they are given, numbers of NumPy in records, equal records."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import sparsolve as sps
+from sparsolve import Strategy, tickets
+
+F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
+METHODS = (sps.CG(), sps.MINRES(), sps.GMRES(), sps.BiCGStab(), sps.CGS())
+each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__)
+CHAIN = torch.tensor([[4.0, 1, 0], [1, 4, 1], [0, 1, 4]], dtype=F64)
+RIGHT = torch.tensor([1.0, 2, 3], dtype=F64)
+
+
+def sparse(M: Tensor) -> sps.SparseMatrix:
+    return sps.SparseMatrix.from_torch(M.to_sparse())
+
+
+# ---- scales
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("solver", [sps.LU(), sps.LU(factor_dtype=F32), sps.LU(backend="superlu")], ids=str)
+def test_small_rows_are_as_accurate_as_large_ones(solver: Any, dtype: torch.dtype, adjoint: bool) -> None:
+    """As where a penalty of 2^40 in one equation fixes an unknown: the others must not be solved to 7 digits only."""
+    n = 40
+    M = torch.diag(torch.full((n,), 4.0, dtype=dtype)) + torch.diag(torch.rand(n - 1, dtype=dtype), 1)
+    M = M + torch.diag(torch.rand(n - 1, dtype=dtype), -1)
+    M[0] = 2.0**40 * torch.eye(n, dtype=dtype)[0]
+    x = torch.rand(n, 3, dtype=dtype) + 1
+    x[0] = 1
+    A = M.mH if adjoint else M
+    assert torch.allclose(sps.solve(sparse(A), M @ x, solver, adjoint=adjoint), x, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("decades", [6, 12, 60])
+def test_pivots_of_other_rows_are_refined(decades: int) -> None:
+    """Elimination prefers the large row; what it loses in the small ones, refinement gets back."""
+    i, j = np.indices((40, 40))
+    for seed in (10, 11, 16, 19):
+        rng = np.random.default_rng(seed)
+        M = np.where(abs(i - j) <= 2, rng.standard_normal((40, 40)), 0)
+        A = torch.as_tensor(10.0 ** rng.uniform(-decades, decades, (40, 1)) * (M + M.T + 8 * np.eye(40)))
+        x = torch.as_tensor(rng.uniform(1, 2, 40))
+        assert torch.allclose(sps.solve(sparse(A), A @ x), x, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, C64, C128], ids=str)
+@pytest.mark.parametrize("solver", [sps.LU(), sps.LU(backend="superlu"), sps.Cholesky()], ids=str)
+def test_entries_next_to_the_largest_number(solver: Any, dtype: torch.dtype) -> None:
+    """Their sums overflow."""
+    large, M, b = 0.2 * torch.finfo(dtype).max, CHAIN.to(dtype), RIGHT.to(dtype)
+    x = sps.solve(sparse(large * M), large * b, solver)
+    assert torch.allclose(x, torch.linalg.inv(M) @ b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", [sps.LU(), sps.LU(backend="superlu"), sps.Cholesky()], ids=str)
+def test_a_solution_that_overflows_is_not_the_matrix_s_fault(solver: Any) -> None:
+    A = sparse(1e-5 * CHAIN)
+    with pytest.raises(sps.SolveError, match="larger than the largest number of its dtype") as caught:
+        sps.solve(A, RIGHT * 5e307, solver)
+    assert type(caught.value) is sps.SolveError
+    _, info = sps.solve_with_info(A, torch.stack([RIGHT * 5e307, RIGHT], 1), solver)
+    assert info.status.tolist() == [sps.Status.BREAKDOWN, sps.Status.CONVERGED]
+    assert torch.allclose(sps.solve(A, RIGHT, solver), torch.linalg.inv(1e-5 * CHAIN) @ RIGHT)
+
+
+def test_one_of_eight_threads_has_an_overflowing_right_hand_side() -> None:
+    A, wrong = sparse(1e-5 * CHAIN), []
+    x = torch.linalg.inv(1e-5 * CHAIN) @ RIGHT
+
+    def run(i: int) -> None:
+        try:
+            if not torch.allclose(sps.solve(A, RIGHT * (5e307 if i == 3 else 1)), x):
+                wrong.append(i)
+        except sps.SolveError as error:
+            if i != 3 or isinstance(error, sps.SingularMatrixError):
+                wrong.append(error)
+
+    for _ in range(20):
+        sps.clear_memo()
+        threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    assert not wrong
+
+
+# ---- operators
+
+
+def written(c: Tensor, x: Tensor) -> Tensor:
+    return x.mul_(c)
+
+
+def itself(_: Tensor, x: Tensor) -> Tensor:
+    return x
+
+
+@each_method
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 2)], ids=str)
+@pytest.mark.parametrize(("function", "factor"), [(written, 0.5), (itself, 1.0)])
+def test_functions_that_write_to_x_or_return_it(
+    function: Any, factor: float, shape: tuple[int, ...], adjoint: bool, method: Any
+) -> None:
+    c = torch.tensor(2.0, dtype=F64)
+    b = (RIGHT if len(shape) == 1 else RIGHT[:, None] * torch.arange(1, 1 + shape[1])).clone()
+    A, right = sps.Operator(function, c), b.clone()
+    assert torch.allclose(sps.solve(A, b, method, adjoint=adjoint), factor * b, rtol=1e-9)
+    A @ b
+    assert torch.equal(b, right)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error", "match"),
+    [
+        (lambda: sps.solve(sps.Operator(3, RIGHT), RIGHT, sps.CG()), TypeError, "function is a int; a callable"),  # type: ignore[arg-type]
+        (lambda: sps.solve(sps.Operator(itself, RIGHT), RIGHT, sps.CG(), x0=np.ones(3)), ValueError, "x0 is ndarray"),
+    ],
+)
+def test_operator_refusals(attempt: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        attempt()
+
+
+# ---- records
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        sps.CG(rtol=np.float64(1e-9), atol=np.float32(0), maxiter=np.int64(50)),  # type: ignore[arg-type]
+        sps.GMRES(rtol=torch.tensor(1e-9, dtype=F64), restart=np.int32(5)),  # type: ignore[arg-type]
+        sps.BiCGStab(atol=0, rtol=np.asarray(1e-9)),  # type: ignore[arg-type]
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_numbers_of_other_libraries(solver: Any) -> None:
+    assert torch.allclose(sps.solve(sparse(CHAIN), RIGHT, solver), torch.linalg.inv(CHAIN) @ RIGHT)
+    assert (solver.rtol, type(solver.rtol), type(solver.atol)) == (1e-9, float, float)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: sps.CG(rtol=float("inf")), ValueError, "rtol=inf.*finite"),
+        (lambda: sps.CG(rtol=float("nan")), ValueError, "rtol=nan.*at least 0"),
+        (lambda: sps.CG(rtol="1e-8"), ValueError, "rtol='1e-8'"),  # type: ignore[arg-type]
+        (lambda: sps.CG(atol=None), ValueError, "atol=None"),  # type: ignore[arg-type]
+        (lambda: sps.CG(maxiter=10.5), TypeError, "maxiter=10.5.*whole number"),  # type: ignore[arg-type]
+        (lambda: sps.CG(maxiter=-1), ValueError, "maxiter=-1.*at least 0"),
+        (lambda: sps.GMRES(restart=2.5), TypeError, "restart=2.5.*whole number"),  # type: ignore[arg-type]
+        (lambda: sps.GMRES(restart=0), ValueError, "restart=0.*at least 1"),
+        (lambda: sps.LU(backend=["superlu"]), TypeError, "one name is needed"),  # type: ignore[arg-type]
+        (lambda: sps.Cholesky(backend=3), TypeError, "one name is needed"),  # type: ignore[arg-type]
+    ],
+)
+def test_records_refuse(make: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        make()
+
+
+@dataclass
+class Unhashable:
+    """A callable as a dataclass makes it."""
+
+    factor: float = 0.25
+
+    def __call__(self, *args: Any) -> Any:
+        return self.factor * args[-1]
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda: sps.solve(sparse(CHAIN), RIGHT, Unhashable()),
+        lambda: sps.solve(sparse(CHAIN), RIGHT, sps.CG(preconditioner=Unhashable())),
+        lambda: sps.solve(sps.Operator(Unhashable(), RIGHT), RIGHT, sps.CG()),
+    ],
+)
+def test_callables_that_cannot_be_hashed(attempt: Any) -> None:
+    with pytest.raises(TypeError, match=r"type Unhashable cannot be hashed.*__hash__"):
+        attempt()
+
+
+def test_a_compiled_graph_outlives_an_equal_record() -> None:
+    """Both records have the ticket of the first, which the graph holds as text; the second is alive."""
+    A = sparse(CHAIN)
+    first, second = (sps.GMRES(preconditioner=sps.Factored(A)) for _ in range(2))
+    sps.solve(A, RIGHT, first)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def solve(values: Tensor) -> Tensor:
+        return sps.solve(sps.SparseMatrix(values, A.pattern), RIGHT, second)
+
+    x = solve(A.values)
+    del first
+    gc.collect()
+    assert torch.equal(solve(A.values), x)
+
+
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr", "to_sparse_csc"])
+def test_values_of_a_sparse_tensor_go_into_compiled_code(layout: str) -> None:
+    A = sps.SparseMatrix.from_torch(getattr(CHAIN, layout)())
+    solve = torch.compile(lambda A, b: sps.solve(A, b), fullgraph=True, backend="eager")
+    assert torch.equal(solve(A, RIGHT), sps.solve(A, RIGHT))
+
+
+def test_the_table_stays_small_after_graphs_brought_old_callables_back() -> None:
+    callables = [lambda i=i: i for i in range(tickets._MOST + 100)]
+    held = [tickets.hold(tickets.ticket(c)) for c in callables]
+    for h in held:
+        tickets.restore(h)
+    tickets.ticket(lambda: None)
+    assert len(tickets._THINGS) == tickets._MOST
+
+
+# ---- explain
+
+
+def test_explain_tells_what_cannot_be_solved() -> None:
+    wide = torch.eye(3000, dtype=F64)
+    wide[0, 2999] = wide[2999, 0] = wide[5, 17] = 1
+    for A, solver in (
+        (wide, sps.LU(backend="lapack")),
+        (CHAIN.triu(), sps.Cholesky()),
+        (CHAIN, sps.LU(backend="entries")),
+    ):
+        explanation = sps.explain(sparse(A), solver)
+        assert explanation.choices == ()
+        assert "No strategy suits" in str(explanation)
+        with pytest.raises(sps.SolveError):
+            sps.solve(sparse(A), torch.ones(len(A), dtype=F64), solver)
+    assert sps.explain(sparse(CHAIN), sps.Cholesky()).choices[0][0] == Strategy.BANDED_CHOLESKY
+
+
+PATTERN = sparse(CHAIN).pattern
+VALUES = sparse(CHAIN).values
+
+
+def looked_at(values: Any) -> Tensor:
+    sps.explain(sps.SparseMatrix(values, PATTERN))
+    return values.sum()
+
+
+@pytest.mark.parametrize(
+    ("attempt", "error", "match"),
+    [
+        (lambda: looked_at(VALUES.half()), TypeError, "float16"),
+        (lambda: looked_at(VALUES[:3]), ValueError, r"\(\*batch, 7\)"),
+        (lambda: looked_at([1.0] * 7), ValueError, "one square matrix"),
+        (lambda: sps.explain(sps.SparseMatrix(PATTERN, VALUES)), TypeError, "Swapped arguments"),  # type: ignore[arg-type]
+        (lambda: torch.func.grad(looked_at)(VALUES), TypeError, "no numbers yet"),
+        (lambda: torch.func.vmap(looked_at)(VALUES[None]), TypeError, "no numbers yet"),
+        (lambda: torch.compile(looked_at, fullgraph=True, backend="eager")(VALUES), Exception, "no numbers yet"),
+    ],
+)
+def test_explain_refuses(attempt: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        attempt()
