@@ -196,6 +196,9 @@ def test_callables_that_cannot_be_hashed(attempt: Any) -> None:
         attempt()
 
 
+@pytest.mark.xfail(
+    not tickets._DYNAMO_GUARDS_IDS, reason="before torch 2.13 Dynamo takes no matrix in a record", strict=True
+)
 def test_a_compiled_graph_outlives_an_equal_record() -> None:
     """Both records have the ticket of the first, which the graph holds as text; the second is alive."""
     A = sparse(CHAIN)

@@ -60,6 +60,11 @@ def record(kind: str, method: Any, dtype: torch.dtype) -> Any:
 
 
 KINDS = ["matrix", "callable", "block", "factored"]
+newer = pytest.mark.xfail(
+    not tickets._DYNAMO_GUARDS_IDS,
+    reason="before torch 2.13 Dynamo takes no function with free variables, and no matrix, in a record: an error, no wrong number",
+    strict=True,
+)
 
 
 @both_dtypes
@@ -71,6 +76,7 @@ def test_transforms(method: Any, kind: str, transform: str, dtype: torch.dtype) 
     torch.testing.assert_close(COMPOSITIONS[transform](f, T), COMPOSITIONS[transform](g, T), rtol=1e-8, atol=1e-8)
 
 
+@newer
 @pytest.mark.parametrize("transform", ["value", "grad_both", "vjp_of_jvp"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled(kind: str, transform: str) -> None:
@@ -94,6 +100,7 @@ def half(r: Any) -> Any:
     return r / 2
 
 
+@newer
 def test_records_made_inside_of_compiled_code() -> None:
     """Of callables and of records; a matrix has no numbers there."""
     values, pattern = system(torch.float64, True)
@@ -339,6 +346,7 @@ class TestCallback:
         with pytest.raises(KeyboardInterrupt):
             solve(sps.BiCGStab(callback=stop))
 
+    @newer
     def test_compiled(self) -> None:
         values, pattern = system(torch.float64, False)
         b, seen = torch.randn(N, dtype=torch.float64), []
