@@ -548,7 +548,7 @@ MISTAKES = [
     ),
     Mistake(
         "residual never looked at",
-        direct.DirectFactor._refined,
+        direct.DirectFactor._small,
         "<= bound)",
         "<= np.inf)",
         "wrong_factor",

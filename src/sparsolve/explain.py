@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from .backends import device_module, solver_module
 from .errors import sentence
@@ -75,7 +74,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         raise ValueError(
             sentence(f"A has shape {A.shape}; one square matrix is needed.", remedy="Choose one of the batch.")
         )
-    if is_wrapped(A.values) or type(A.values) is FakeTensor:
+    if is_wrapped(A.values):
         raise TypeError(_inside())
     plan(A.values, A.pattern, A.values.new_zeros(A.shape[0]), A.shape[0])  # the checks of `solve`
     device = A.values.device.type
