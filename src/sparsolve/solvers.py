@@ -57,10 +57,10 @@ class LU(Solver):
 
     How, is chosen by the matrix: nothing to eliminate (diagonal, or triangular in some order), LAPACK for a narrow band, else
     SuperLU, with an ordering by the diagonal, or a faster library that is installed; `explain(A)` says what and why. One factorization serves `A x = b` and `Aᴴ x = b`,
-    every right-hand side, and all derivatives. Each solution's
-    normwise backward error `‖b − A x‖ / (‖A‖ ‖x‖ + ‖b‖)` (Higham, Accuracy and Stability of Numerical
-    Algorithms, 2nd ed., section 7.1) is checked; where it is large the solution is refined, then the matrix is factorized
-    again with partial pivoting, and if that does not help `SingularMatrixError` is raised.
+    every right-hand side, and all derivatives. Of each solution the
+    backward error `|b − A x| / (‖A‖ ‖x‖)` is checked row by row, with the norm of each row (Higham, Accuracy and Stability of Numerical
+    Algorithms, 2nd ed., sections 7.1 and 7.2), so that no equation's scale matters; where it is large the solution is refined, where
+    that does not help the next way is taken, and `SingularMatrixError` is raised after the last.
 
     Args:
         backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"` or `"metis"`, to

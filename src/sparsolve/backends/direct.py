@@ -1,6 +1,6 @@
 """`LU` and `Cholesky` on CPU: the best strategy for the matrix, every solution checked, the next strategy where one fails.
 
-A solution is believed if its normwise backward error is a few units of roundoff, after refinement if need be, and if the
+A solution is believed if its backward error is a few units of roundoff, after refinement if need be, and if the
 matrix is not singular to working precision. The last strategy decides: where it fails too, the matrix is at fault.
 """
 
@@ -110,7 +110,7 @@ class DirectFactor:
         return int(self._stage.decomposition.nbytes) + int(self._A.data.nbytes) + 32 * self._structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
-        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
+        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
         width, k = self._stage.columns, b.shape[1]
         if k == 1:  # a vector costs SciPy less
             x = self._checked(b.ravel(), adjoint)[:, None]
