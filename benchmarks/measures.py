@@ -24,7 +24,7 @@ from sparsolve.errors import SolveError
 __all__ = ["MEASURES", "WIDTHS"]
 
 WIDTHS = (1, 4, 16, 64, 256)
-_BATCH = 64
+_BATCH, _ENOUGH = 64, 3  # matrices; rounds that are wanted even if they take longer
 _scales = (1.0 + 1e-3 * i for i in itertools.count())  # never the same twice, so that nothing is in the memo
 
 Row = dict[str, Any]
@@ -38,14 +38,14 @@ def timed(call: Callable[[], Any]) -> tuple[float, float]:
 
 
 def rounds(calls: dict[str, Call], budget: float, most: int = 25) -> dict[str, list[tuple[float, float]]]:
-    """All calls in turn, again and again until the budget (seconds) is spent, after a round that does not count."""
+    """All calls in turn, again and again until the budget (seconds) is spent, and some rounds more if these are slow, after one that does not count."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     start = time.perf_counter()
     for i in range(most + 1):
         for name, call in calls.items():
             scale = next(_scales)
             found[name].append(timed(lambda call=call, scale=scale: call(scale)))
-        if i > 0 and time.perf_counter() - start > budget:
+        if i > 0 and time.perf_counter() - start > (budget if i >= _ENOUGH else 5 * budget):
             break
     return {name: times[1:] for name, times in found.items()}
 
