@@ -41,7 +41,7 @@ SYMMETRIC = {
     "options": {"SymmetricMode": True},
 }
 COLAMD = {"permc_spec": "COLAMD"}
-_NARROW, _DENSE = 40, 2000  # entries beside the diagonal; unknowns
+_NARROW, _DENSE, _RTOL = 40, 2000, 1e-10  # entries beside the diagonal; unknowns; of iterations
 
 
 class Unsuitable(Exception):  # noqa: N818
@@ -76,16 +76,26 @@ def _differentiated(x: Any, v: Any, b: Any, g: Any) -> tuple[Any, Any]:
     return x.detach().numpy(), (grad if grad.layout is torch.strided else grad.values()).numpy()
 
 
-def ours(problem: Problem, gradient: bool) -> Call:
+def ours(problem: Problem, gradient: bool, solver: Any = None) -> Call:
     A, b, g = problem
     pattern, values, rhs, cotangent = torch_pattern(A), *map(torch.from_numpy, (A.data, b, g))
 
     def call(scale: float) -> Any:
         v, c = (values * scale).requires_grad_(gradient), rhs.detach().requires_grad_(gradient)
-        x = sps.solve(sps.SparseMatrix(v, pattern), c)
+        x = sps.solve(sps.SparseMatrix(v, pattern), c, sps.LU() if solver is None else solver)
         return _differentiated(x, v, c, cotangent) if gradient else x.numpy()
 
     return call
+
+
+def our_cg(problem: Problem, gradient: bool) -> Call:
+    _definite(problem.A)
+    return ours(problem, gradient, sps.CG(rtol=_RTOL))
+
+
+def _definite(A: Any) -> None:
+    if np.iscomplexobj(A) or (A - A.T).nnz or (A.diagonal() <= 0).any():
+        raise Unsuitable("Not symmetric positive definite.")
 
 
 # ---- raw
@@ -192,10 +202,8 @@ def tsgu_spsolve(problem: Problem, gradient: bool) -> Call:
 def tsgu_cg(problem: Problem, gradient: bool) -> Call:
     solve, g = _imported("torchsparsegradutils").sparse_generic_solve, torch.from_numpy(problem.g)
     cg = _imported("torchsparsegradutils.utils.linear_cg")
-    A = problem.A
-    if np.iscomplexobj(A) or (A - A.T).nnz or (A.diagonal() <= 0).any():
-        raise Unsuitable("Not symmetric positive definite.")
-    settings = cg.LinearCGSettings(cg_tolerance=1e-10, max_cg_iterations=10_000)
+    _definite(problem.A)
+    settings = cg.LinearCGSettings(cg_tolerance=_RTOL, max_cg_iterations=10_000)
 
     def call(scale: float) -> Any:
         T, c = _csr(problem, scale, gradient)
@@ -270,6 +278,7 @@ EXTRAS: dict[str, Peer] = {name: decomposition(m) for name, m in (("PARDISO", "p
 PEERS: dict[str, Peer] = {
     "torchsparsegradutils, spsolve": tsgu_spsolve,
     "torchsparsegradutils, CG": tsgu_cg,
+    "sparsolve, CG": our_cg,
     "torch-sla": torch_sla,
     "jax + klujax": klujax,
     "torch.linalg.solve, dense": dense,

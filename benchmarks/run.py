@@ -28,19 +28,19 @@ from gallery import GALLERY, QUICK, read
 __all__ = ["main"]
 
 PARTS = ("classes", "peers", "batch", "vmap", "memory", "answers")
-NAMES = ("torchsparsegradutils, spsolve", "torchsparsegradutils, CG", "torch-sla", "jax + klujax")
+NAMES = ("torchsparsegradutils, spsolve", "torch-sla", "jax + klujax", "torchsparsegradutils, CG", "sparsolve, CG")
 DENSE = "torch.linalg.solve, dense"
 COMPARED = (
+    "Poisson 3-D, large",
+    "Poisson 2-D, large",
+    "KKT",
+    "circuit",
+    "power-law graph",
+    "chemical plant",
     "Poisson 2-D, small",
     "Poisson 2-D, medium",
-    "Poisson 2-D, large",
     "Poisson 3-D, small",
     "Poisson 3-D, medium",
-    "Poisson 3-D, large",
-    "power-law graph",
-    "circuit",
-    "KKT",
-    "chemical plant",
 )
 BATCHED = ("Poisson 2-D, small", "Poisson 2-D, medium")
 VMAPPED = ("Poisson 2-D, medium", "Poisson 3-D, medium")
