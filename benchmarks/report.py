@@ -41,7 +41,8 @@ in a band, and one solve; for the gradient one adjoint solve more. **Below 1 spa
 empty memo. Each value and gradient made one factorization. *Worse* is what the worse of the two orderings takes over the better one: what a
 wrong choice would cost.""",
     "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO or KLU called without any
-check, on the analysis of an earlier factorization, whichever is faster.""",
+check, on the analysis of an earlier factorization, whichever is faster. *Second* is the second factorization of a pattern, where a large analysis is
+made; it pays from the third on.""",
     "peers": """Value and gradient in A's values and b: the other package's time over sparsolve's. **Above 1 sparsolve is faster.** Each peer is called by its
 documented entry. *Sparsolve, CG* is this package's own iteration, without a preconditioner, to the same tolerance (1e-10) as the other one; where an
 iteration converges soon it beats every factorization, and `LU()` is the default all the same, for it needs nothing to be known of the matrix.""",
@@ -62,7 +63,9 @@ def table(head: str, rows: Iterable[Iterable[Any]]) -> str:
 
 def cell(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}" if value and abs(value) < 10 else f"{value:.1f}"
+        size = abs(value)
+        form = ".0f" if size >= 100 or not size else ".1f" if size >= 10 else ".2f" if size >= 0.1 else ".2g"
+        return format(value, form)
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value).replace("|", "/").replace("\n", " ")
 
 
@@ -96,11 +99,12 @@ def classes(rows: list[Row], extras: bool) -> str:
             *(r[k] for k in keys),
             r["ms"]["raw gradient"],
             *(r[k] for k in ("value", "gradient", "gradient_cpu", "first")),
+            *([r["second"]] if extras else []),
             *([r.get("extra") or "", r.get("gradient_over_extra", "")] if extras else [wrong_choice(r)]),
         ]
         for r in good
     ]
-    head = head.replace("worse", "raw library | gradient over it") if extras else head
+    head = head.replace("worse", "second | raw library | gradient over it") if extras else head
     slow = [f"{r['system']} ({r['gradient']:.2g})" for r in good if r["gradient"] > 1.3]
     said = f"More than 1.3 times the raw calls for value and gradient: {', '.join(slow) or 'none'}.\n"
     return f"{table(head, lines)}\n{said}{failures(rows)}"
@@ -119,15 +123,17 @@ def peers(rows: list[Row], extras: bool) -> str:
             f" (wrong: {max(r['gradient_difference'], r['backward_error']):.0e})" if wrong else ""
         )
 
+    size = {r["system"]: r["n"] for r in rows if "n" in r}
+
     def mine(system: str) -> Any:
         known = [r["ours_ms"] for r in rows if r["system"] == system and "ours_ms" in r]
         return min(known) if known else ""
 
-    lines = [[s, mine(s), *(shown(s, p) for p in names)] for s in systems]
+    lines = [[s, size.get(s, ""), mine(s), *(shown(s, p) for p in names)] for s in systems]
     note = (
         "*Wrong* is a gradient that differs by more than 1e-6 of its largest entry, or a backward error above 1e-8.\n"
     )
-    head = " | ".join(("system", "sparsolve, ms", *names))
+    head = " | ".join(("system", "n", "sparsolve, ms", *names))
     return f"{table(head, lines)}\n{note}\n{failures(rows)}"
 
 
