@@ -5,8 +5,8 @@
     python benchmarks/run.py --matrices FOLDER --only answers        (a folder with .mtx files besides the gallery)
     python benchmarks/report.py benchmarks/results/*.json            (the page and its plots)
 
-Without `--extras` the optional direct solvers are left out, installed or not. `--only` takes parts; figures of the other parts that the file
-holds already are kept. A case that takes longer than `--limit` seconds, or crashes, is a row that says so.
+Without `--extras` the optional direct solvers are left out, installed or not. `--only` and `--systems` choose; figures of
+the others that the file holds already are kept. A case that takes longer than `--limit` seconds, or crashes, is a row that says so.
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
         yield from ({"part": "answers", "system": s, "folder": str(folder)} for s in (read(folder) if folder else ()))
 
 
+def chosen(system: str, options: argparse.Namespace) -> bool:
+    return not options.systems or any(part in system for part in options.systems)
+
+
 def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One case, in this process."""
     import torch
@@ -128,7 +132,8 @@ def summary(row: dict[str, Any]) -> str:
 
 def saved(path: Path, options: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     """Write the rows beside those of other parts that are there."""
-    kept = [r for r in json.loads(path.read_text())["rows"] if r["part"] not in options.only] if path.exists() else []
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    kept = [r for r in before if r["part"] not in options.only or not chosen(r["system"], options)]
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine(), "extras": options.extras, "quick": options.quick}
     lines = ",\n".join(json.dumps(row) for row in [*kept, *rows])
@@ -138,6 +143,7 @@ def saved(path: Path, options: argparse.Namespace, rows: list[dict[str, Any]]) -
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts; all by default")
+    parser.add_argument("--systems", nargs="+", help="those systems whose names contain one of these")
     parser.add_argument("--extras", action="store_true", help="with the optional direct solvers that are installed")
     parser.add_argument("--quick", action="store_true", help="two tiny systems, to see that it runs")
     parser.add_argument("--budget", type=float, default=2.0, help="seconds of repetitions a case")
@@ -151,7 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options.budget = 0.05 if options.quick else options.budget
     start, rows = time.perf_counter(), []
-    for case in cases(options):
+    for case in (c for c in cases(options) if chosen(c["system"], options)):
         found = measured(case, options) if options.quick else apart(case, options)
         for row in found:
             print(summary(row), flush=True)

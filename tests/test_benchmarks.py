@@ -87,6 +87,10 @@ def test_a_part_that_is_measured_again_replaces_its_rows_only(results: Path, tmp
     assert done.returncode == 0, done.stderr
     assert {row["system"] for row in rows(file, "classes")} == SYSTEMS
     assert rows(file, "vmap") == rows(results, "vmap")
+    done = command("run.py", "--quick", "--only", "vmap", "--systems", "KK", "--json", file)
+    assert done.returncode == 0, done.stderr
+    assert [row["system"] for row in rows(file, "vmap")] == 5 * ["Poisson 2-D, small"] + 5 * ["KKT"]
+    assert rows(file, "vmap")[:5] == rows(results, "vmap")[:5]
 
 
 def test_a_case_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
