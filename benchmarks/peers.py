@@ -155,11 +155,15 @@ def decomposition(name: str) -> Peer:
         A, b, g = problem
         structure = Structure(A.indptr, A.indices, A.shape)
         csc = structure.csc(A.data)
-        kind, values, kept = Matrix(structure, csc).kind, csc.data.copy(), []
+        matrix, values, kept = Matrix(structure, csc), csc.data.copy(), []
+        if name == "klu" and not any(c.suits(matrix) for c in module.CANDIDATES):
+            raise Unsuitable("Too much fill.")  # minutes on a 3-D problem
         adjoint = "H" if np.iscomplexobj(A) else "T"
 
         def call(scale: float) -> Any:
-            made = module.decompose(type(csc)((values * scale, csc.indices, csc.indptr), csc.shape), structure, kind)
+            made = module.decompose(
+                type(csc)((values * scale, csc.indices, csc.indptr), csc.shape), structure, matrix.kind
+            )
             kept[:] = [made]  # alive for the next refactorization, as the memo would have it
             x = made.solve(b, "N")
             return (x, made.solve(g, adjoint)) if gradient else x

@@ -31,8 +31,9 @@ python benchmarks/report.py benchmarks/results/plain.json benchmarks/results/ext
 ```
 
 Calls that are compared run in turn in one process, A B A B, with new values on one pattern each time, so that nothing is found in the
-memo. A ratio is the median of the rounds' ratios. Each case has a process of its own. One thread unless said; a
-shared machine, so a tenth either way is noise.
+memo. A ratio is the median of the rounds' ratios, after a round that does not count; the slowest calls have one round or two (`rounds` in the
+files). Each case has a process of its own. One thread unless said. The machine was shared and busy: ratios of a few rounds are good to a
+fifth, milliseconds of one table are not comparable with those of another.
 
 """
 ABOUT = {
