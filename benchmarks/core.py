@@ -21,43 +21,12 @@ from typing import Any
 
 import numpy as np
 import scipy
-import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
+from gallery import convection_diffusion, poisson, random_graph
+from peers import COLAMD, SYMMETRIC
 
 import sparsolve as sps
-
-SYMMETRIC = {
-    "permc_spec": "MMD_AT_PLUS_A",
-    "diag_pivot_thresh": 0.1,
-    "panel_size": 8,
-    "options": {"SymmetricMode": True},
-}
-COLAMD = {"permc_spec": "COLAMD"}
-
-
-def laplacian(m: int) -> Any:
-    return sp.diags_array([-np.ones(m - 1), 2 * np.ones(m), -np.ones(m - 1)], offsets=[-1, 0, 1])
-
-
-def poisson(m: int, dimensions: int) -> Any:
-    A: Any = sp.csr_array((1, 1))
-    for _ in range(dimensions):
-        A = sp.kronsum(laplacian(m), A) if A.shape[0] > 1 else laplacian(m)
-    return sp.csr_matrix(A)
-
-
-def convection_diffusion(m: int) -> Any:
-    wind = sp.diags_array([-0.4 * np.ones(m - 1), 0.4 * np.ones(m - 1)], offsets=[-1, 1])
-    return sp.csr_matrix(poisson(m, 2) + sp.kron(sp.eye_array(m), wind))
-
-
-def random_graph(n: int) -> Any:
-    rng = np.random.default_rng(0)
-    G = sp.coo_matrix((rng.random(3 * n), rng.integers(0, n, (2, 3 * n))), shape=(n, n)).tocsr()
-    G = G + G.T
-    return sp.csr_matrix(sp.diags_array(np.asarray(G.sum(axis=1)).ravel() + 1) - G)
-
 
 SYSTEMS: dict[str, Callable[[], Any]] = {
     "Poisson 2-D, n=100": lambda: poisson(10, 2),

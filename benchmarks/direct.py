@@ -19,53 +19,12 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
-from core import COLAMD, SYMMETRIC, poisson, random_graph
+from gallery import circuit, elasticity, kkt, poisson, power_law, random_graph
+from peers import COLAMD, SYMMETRIC
 
 from sparsolve.backends.host import Structure
 
 SOLVERS = {"PARDISO": "pardiso", "METIS + SuperLU": "metis", "KLU": "klu"}
-
-
-def elasticity(m: int) -> Any:
-    """Three unknowns a node, coupled with all 26 neighbours: the pattern of linear elasticity on a grid of bricks."""
-    T = sp.diags([-1.0, 4.0, -1.0], [-1, 0, 1], shape=(m, m))
-    K = sp.kron(sp.kron(T, T), T)
-    C = np.array([[2.0, 0.3, 0.3], [0.3, 2.0, 0.3], [0.3, 0.3, 2.0]])
-    M = sp.kron(K, C).tocsr()
-    return M + sp.diags(np.asarray(abs(M).sum(axis=1)).ravel() - M.diagonal())
-
-
-def power_law(n: int) -> Any:
-    rng = np.random.default_rng(3)
-    i = np.repeat(np.arange(1, n), 3)
-    j = np.floor(rng.random(len(i)) ** 2 * i).astype(int)
-    W = sp.coo_matrix((rng.random(len(i)) + 0.5, (i, j)), shape=(n, n)).tocsr()
-    W = W + W.T
-    return sp.diags(np.asarray(W.sum(axis=1)).ravel() + 0.1) - W
-
-
-def circuit(n: int) -> Any:
-    """Conductances over six decades between near nodes, some controlled sources, one node that many touch."""
-    rng = np.random.default_rng(4)
-    i = rng.integers(0, n, n)
-    j = np.clip(i + np.abs(rng.normal(0, 30, n)).astype(int) + 1, 0, n - 1)
-    G = sp.coo_matrix((10.0 ** rng.uniform(-3, 3, n), (i, j)), shape=(n, n)).tocsr()
-    G = G + 0.5 * G.T + sp.diags([1.0, 1.0], [1, -1], shape=(n, n))
-    hub = sp.coo_matrix(
-        (np.ones(n // 100), (np.arange(0, n - 1, 100)[: n // 100], np.full(n // 100, n - 1))), shape=(n, n)
-    )
-    G = (G + hub + hub.T).tolil()
-    G.setdiag(0)
-    G = G.tocsr()
-    return sp.diags(np.asarray(G.sum(axis=1)).ravel() + 1e-3) - G
-
-
-def kkt(m: int) -> Any:
-    """`[[H, Cᵀ], [C, 0]]`."""
-    H = poisson(m, 2)
-    n = H.shape[0]
-    C = sp.random(n // 4, n, 3 / n, random_state=np.random.default_rng(5)) + sp.eye(n // 4, n)
-    return sp.bmat([[H, C.T], [C, None]])
 
 
 SYSTEMS: dict[str, tuple[Callable[[], Any], str]] = {
