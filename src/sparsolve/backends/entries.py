@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import scipy.sparse.linalg as sla
-from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from ..result import Strategy
 from .ordering import Ordering, Reordered, SuperLUFactor
@@ -15,6 +13,7 @@ from .strategy import Candidate, Matrix
 
 __all__ = ["CANDIDATES"]
 
+_LEVELS = 100  # of substitution, one product with the pattern each, beyond which looking for an order does not pay
 _TRIANGULAR = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.0, "panel_size": 1, "relax": 1}
 
 
@@ -51,28 +50,28 @@ def _ordering(matrix: Matrix) -> Ordering | None:
 
 
 def _triangular_order(matrix: Matrix) -> Ordering | None:
-    """Match rows to columns; the graph of the matched matrix must have no cycle, and its components are then the order.
+    """The order as it stands; or rows whose other unknowns are all known by then, level by level, as substitution would find them.
 
-    (Duff, Erisman, Reid, Direct Methods for Sparse Matrices, 2nd ed., section 6.2: blocks of size one.)
+    (Davis, Direct Methods for Sparse Linear Systems, section 3.2.) Deep matrices in another order go to SuperLU, where they fill in as little.
     """
     structure, n = matrix.structure, matrix.structure.shape[0]
-    if not (np.diff(structure.csc_indptr) == 1).any() or not (np.diff(structure.indptr) == 1).any():
-        return None  # the first column and the last row of a triangular matrix have one entry
-    pattern = sp.csc_matrix((np.ones(len(structure.csc_indices)), structure.csc_indices, structure.csc_indptr))
-    if len(structure.diagonal) == n:
-        rows = np.arange(n)
-    else:
-        rows = maximum_bipartite_matching(pattern.tocsr(), perm_type="row")
-        if (rows < 0).any():
+    if 0 in structure.band:
+        return Ordering(matrix.A, np.arange(n), np.arange(n)) if len(structure.diagonal) == n else None
+    if not (np.diff(structure.csc_indptr) == 1).any():
+        return None  # the last column of a lower triangular matrix has one entry
+    pattern = structure.filled(np.ones(len(structure.csc_indices)))
+    places, unknown, rows, columns = np.arange(1.0, n + 1), np.ones(n), [], []
+    for _ in range(_LEVELS):
+        count, place = (pattern @ np.stack([unknown, unknown * places], axis=1)).T
+        ready = np.flatnonzero(count == 1)  # a row that is done has none left
+        found = place[ready].astype(np.int64) - 1
+        if len(ready) == 0 or len(np.unique(found)) < len(ready):
             return None
-    count, label = connected_components(pattern[rows], directed=True, connection="strong")
-    if count < n:
-        return None
-    columns = np.argsort(label)
-    for order in (columns, columns[::-1]):
-        B = pattern[rows[order]][:, order].tocoo()
-        if (B.row <= B.col).all():
-            return Ordering(matrix.A, rows=rows[order], columns=order)
+        rows.append(ready)
+        columns.append(found)
+        unknown[found] = 0
+        if not unknown.any():
+            return Ordering(matrix.A, rows=np.concatenate(rows), columns=np.concatenate(columns))
     return None
 
 
