@@ -183,7 +183,7 @@ def page(documents: list[dict[str, Any]], figures: dict[str, str]) -> str:
     for d in documents:
         versions = ", ".join(f"{k} {v}" for k, v in d["machine"].items() if k != "cores")
         text.append(
-            f"{'With' if d['extras'] else 'Without'} optional solvers: {versions}; {d['machine']['cores']} cores.\n\n"
+            f"{'With' if d['extras'] else 'Without'} optional solvers: {versions}; {d['machine']['cores']} cores.{d.get('note', '')}\n\n"
         )
     for part, (title, made) in SECTIONS.items():
         parts = [(d["extras"], of(d["rows"], part)) for d in documents]
