@@ -153,7 +153,8 @@ def test_badly_scaled_matrices(side, power, dtype, adjoint):
 def test_rows_and_columns_badly_scaled_at_once(seed, adjoint):
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     R, C = (10.0 ** torch.empty(20, dtype=F64).uniform_(-12, 12) for _ in range(2))
-    solve(R[pattern.rows()] * values * C[pattern.col], pattern, adjoint=adjoint)
+    x = solve(R[pattern.rows()] * values * C[pattern.col], pattern, adjoint=adjoint)
+    assert x.isfinite().all()  # such a matrix is not called singular; its digits are another matter
 
 
 @pytest.mark.parametrize("name", ["path 1000", "random 800"])

@@ -534,9 +534,9 @@ MISTAKES = [
     ),
     Mistake(
         "columns beyond a chunk solved again",
-        direct.DirectFactor.solve,
-        "b[:, j : j + width]",
-        "b[:, :width]",
+        direct.DirectFactor._substitute,
+        "b[:, j : j + stage.columns]",
+        "b[:, : stage.columns]",
         "counts",
     ),
     Mistake(

@@ -14,6 +14,7 @@ __all__ = ["is_cupy", "require_as_many", "require_matrix", "require_tensor"]
 
 
 def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
+    """One 2-D sparse tensor of this layout on the CPU or a CUDA device; `method` makes one of another."""
     if not isinstance(T, Tensor):
         raise TypeError(
             sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy.")
@@ -45,11 +46,13 @@ def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
 
 
 def require_as_many(values: Tensor, indices: Tensor) -> None:
+    """As many values as entries."""
     if values.shape[0] != indices.shape[0]:
         raise PatternError(sentence(f"T has {values.shape[0]} values for {indices.shape[0]} entries."))
 
 
 def require_matrix(M: Any, format: str) -> None:
+    """One 2-D SciPy or CuPy matrix of this format."""
     if not (sp.issparse(M) or is_cupy(M)):
         raise TypeError(
             sentence(

@@ -26,10 +26,8 @@ from .strategy import Candidate, Decomposition, Matrix, candidates
 __all__ = ["DirectFactor", "factorize", "suitable"]
 
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
-_REFINEMENTS = {
-    False: (5, 100.0),
-    True: (50, 10.0),
-}  # of a factor in lower precision or not: at most, and units of roundoff that will do
+# at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)
+_REFINEMENTS = {False: (5, 100.0), True: (50, 10.0)}
 _OVERFLOW = "The solution is larger than the largest number of its dtype."
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
 
@@ -111,27 +109,17 @@ class DirectFactor:
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
-        width, k = self._stage.columns, b.shape[1]
-        if k == 1:  # a vector costs SciPy less
-            x = self._checked(b.ravel(), adjoint)[:, None]
-        elif k <= width:
-            x = self._checked(b, adjoint)
-        else:
-            parts = [b[:, j : j + width] for j in range(0, k, width)]
-            first = self._checked(parts[0], adjoint, b)  # where the strategy shows whether it can be believed
-            large = self._stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
-            rest = each(lambda i: self._checked(parts[i + 1], adjoint, b), len(parts) - 1, worthwhile=large)
-            x = np.concatenate([first, *rest], axis=1)
+        x = self._checked(b.ravel() if b.shape[1] == 1 else b, adjoint).reshape(b.shape)  # a vector costs SciPy less
         return Outcome(x, strategy=self._stage.strategy)
 
-    def _checked(self, b: Any, adjoint: bool, whole: Any = None) -> Any:
-        """Solve by the stage that there is; where it fails, by the next. `whole` is what b is a part of."""
+    def _checked(self, b: Any, adjoint: bool) -> Any:
+        """Solve by the stage that there is; where it fails, by the next."""
         while True:
             stage = self._stage
             try:
                 return self._refined(stage, b, adjoint)
             except _DistrustedError as doubt:
-                error = not_finite("b", b) and not_finite("b", b if whole is None else whole)
+                error = not_finite("b", b)
                 if error is not None:
                     raise error from None
                 with self._lock:
@@ -147,7 +135,7 @@ class DirectFactor:
                 fact, found = str(error), None
             else:
                 self._structure.found["decomposed"] = True
-                return _Stage(candidate, decomposition if self._low is None else Lowered(decomposition, self._low))
+                return _Stage(candidate, decomposition if self._low is None else Lowered(decomposition))
         raise self._failure(fact, found)
 
     def _failure(self, fact: str, found: float | None) -> SolveError:
@@ -202,7 +190,7 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
-        if adjoint:
+        if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, self._probe, False))
             return self._substitute(stage, b, adjoint)
         columns = b.reshape(len(b), -1)
@@ -223,14 +211,20 @@ class DirectFactor:
 
     def _substitute(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve with the decomposition, some columns at a time."""
-        if (
-            adjoint and b.ndim == 2
-        ):  # SuperLU takes several columns together for A only, and solves with Aᴴ take up to twice as long
+        if adjoint and b.ndim == 2:
+            # SuperLU takes several columns together for A only; solves with its adjoint take up to twice as long
             if self._matrix.hermitian:
                 adjoint = False
             elif self._matrix.symmetric:
                 return self._substitute(stage, b.conj(), False).conj()
-        return stage.decomposition.solve(b, "N" if not adjoint else "H" if np.iscomplexobj(b) else "T")
+        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
+        if b.ndim == 1 or b.shape[1] <= stage.columns:
+            return stage.decomposition.solve(b, trans)
+        starts = range(0, b.shape[1], stage.columns)
+        parts = [np.asfortranarray(b[:, j : j + stage.columns]) for j in starts]  # SuperLU's own order
+        call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
+        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
+        return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
 
 
 def _largest(a: Any) -> Any:

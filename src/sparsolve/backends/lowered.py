@@ -35,10 +35,11 @@ def cast(A: Any, low: Any) -> Any:
 class Lowered:
     """A decomposition in single precision that is asked in double; columns are scaled, so that none overflows."""
 
-    def __init__(self, inner: Decomposition, low: Any) -> None:
+    def __init__(self, inner: Decomposition) -> None:
         self._inner, self.nbytes = inner, inner.nbytes
 
     def solve(self, b: Any, trans: str = "N") -> Any:
+        """As `Decomposition.solve`, to single precision."""
         size = np.abs(b).max(axis=0)
         scale = np.where(size > 0, size, 1.0)
         x = self._inner.solve((b / scale).astype("F" if np.iscomplexobj(b) else "f"), trans)
