@@ -188,8 +188,7 @@ def cg(s: Columns) -> None:
         z = s.precondition(r)  # line 6
         rho, before = size2 if s.M is None else dot(r, z).real, rho
         beta = rho / before  # line 7
-        p *= beta.astype(p.dtype, copy=False)  # line 8
-        p += z
+        s.advance(p, beta, z)  # line 8
 
 
 def cgs(s: Columns) -> None:
@@ -213,10 +212,8 @@ def cgs(s: Columns) -> None:
         beta = rho / before  # line 8
         u = r.copy("K")
         s.add(u, beta, q)  # line 9
-        p *= beta
-        p += q
-        p *= beta
-        p += u  # line 10
+        s.advance(p, beta, q)
+        s.advance(p, beta, u)  # line 10
 
 
 def bicgstab(s: Columns) -> None:
@@ -243,8 +240,7 @@ def bicgstab(s: Columns) -> None:
         if s.ended(size2, fit):
             x, r, shadow, shadow2, p, v, rho, beta, omega = s.leave(x, r, shadow, shadow2, p, v, rho, beta, omega)
         s.add(p, -omega, v)
-        p *= beta
-        p += r  # line 10
+        s.advance(p, beta, r)  # line 10
 
 
 def _distinct(rho: Any, size2: Any, shadow2: Any, eps: float) -> Any:

@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from scipy.linalg.blas import get_blas_funcs
 
 _tools: Any = getattr(sp, "_sparsetools", None)  # not public: without it SciPy's products are used
+
+_FUSED = 4096  # numbers from which on torch's one pass, `y + alpha x`, is faster than NumPy's two
 
 __all__ = ["Columns", "columns", "dot", "namespace", "norm", "on_host", "ordered", "power_of_two"]
 
@@ -75,11 +78,28 @@ class Columns:
         if self._axpy is not None and self.k:
             self._axpy(x[:, 0], y[:, 0], a=alpha[0])
             return
+        alpha = alpha.astype(x.dtype, copy=False)
+        if self._fused(x):
+            torch.from_numpy(y).addcmul_(torch.from_numpy(x), torch.from_numpy(alpha))
+            return
         if self._scratch.shape[1] != self.k:
             self._scratch = self.xp.empty_like(x)
         scratch = self._scratch
-        self.xp.multiply(alpha.astype(x.dtype, copy=False), x, out=scratch)
+        self.xp.multiply(alpha, x, out=scratch)
         y += scratch
+
+    def advance(self, p: Any, beta: Any, z: Any) -> None:
+        """`p = z + beta p`, one beta for each column."""
+        beta = beta.astype(p.dtype, copy=False)
+        if self._fused(z):
+            torch.addcmul(torch.from_numpy(z), into := torch.from_numpy(p), torch.from_numpy(beta), out=into)
+        else:
+            p *= beta
+            p += z
+
+    def _fused(self, a: Any) -> bool:
+        """Whether torch works on this array: on CPU, of some size, and not read-only, of which torch warns (M may make such)."""
+        return self.xp is np and a.size >= _FUSED and self.k > 1 and bool(a.flags.writeable)
 
     def where(self, fit: Any, quotient: Any) -> Any:
         """The quotient where it makes sense, else 0: the column's iterate then stays as it is."""
