@@ -58,7 +58,7 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> Direc
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
     """The strategies that `factorize` would try, with their reasons."""
-    matrix = Matrix(structure, structure.csc(values))
+    matrix = Matrix(structure, structure.csc(values), solver.backend is not None)
     definite = isinstance(solver, Cholesky)
     if definite and not matrix.hermitian:
         return ()
@@ -96,7 +96,7 @@ class DirectFactor:
             self._scale = 1.0 / columns
             self._probe = (structure.signs * product(self._scale, False)).astype(values.dtype)
         self._low = lower(values.dtype, solver)
-        self._matrix = Matrix(structure, A if self._low is None else cast(A, self._low))
+        self._matrix = Matrix(structure, A if self._low is None else cast(A, self._low), solver.backend is not None)
         if isinstance(solver, Cholesky) and not self._matrix.hermitian:
             raise not_finite("values", A.data) or indefinite("A is not Hermitian.", A)
         self._candidates = candidates(self._matrix, solver.backend, definite=isinstance(solver, Cholesky))

@@ -17,6 +17,7 @@ from .strategy import Candidate, Matrix
 __all__ = ["CANDIDATES"]
 
 _WORK = {"f": 3000, "d": 3000, "F": 750, "D": 750}  # flops of the band that take SuperLU's time for an entry
+_FITS = 2**28  # numbers of a band, 2 GiB in double precision: what is done where it was asked for
 _TRANS = {"N": 0, "T": 1, "H": 2}
 
 
@@ -40,8 +41,10 @@ def _is_narrow(matrix: Matrix) -> str | None:
     structure = matrix.structure
     (kl, ku), n = structure.band, structure.shape[0]
     work = 2 * n * (kl + 1) * (kl + ku + 1)
-    narrow = work < _WORK[matrix.A.dtype.char] * len(structure.csc_indices)
-    return f"its band is narrow, {kl} below and {ku} above the diagonal" if narrow else None
+    band = f"{kl} below and {ku} above the diagonal"
+    if work < _WORK[matrix.A.dtype.char] * len(structure.csc_indices):
+        return f"its band is narrow, {band}"
+    return f"its band fits, {band}" if matrix.pinned and n * (2 * kl + ku + 1) <= _FITS else None
 
 
 def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0) -> Any:

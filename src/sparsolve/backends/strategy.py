@@ -43,10 +43,11 @@ class Matrix:
     Attributes:
         A: canonical SciPy CSC matrix; its arrays are read-only.
         structure: the analysis of its pattern; `structure.found` is there for what strategies find out.
+        pinned: whether the user chose the backend: then what is possible suits, whether it pays or not.
     """
 
-    def __init__(self, structure: Structure, A: Any) -> None:
-        self.structure, self.A = structure, A
+    def __init__(self, structure: Structure, A: Any, pinned: bool = False) -> None:
+        self.structure, self.A, self.pinned = structure, A, pinned
 
     @cached_property
     def diagonal(self) -> Any:
