@@ -507,15 +507,15 @@ MISTAKES = [
     Mistake(
         "row and column swapped in sample, one column",
         host.sampled,
-        "u.ravel().take(structure.rows) * v.ravel().take(structure.indices)",
-        "u[structure.indices, 0] * v[structure.rows, 0]",
+        "rows, columns = structure.places",
+        "columns, rows = structure.places",
         "native real, native complex",
     ),
     Mistake(
         "row and column swapped in sample, many columns",
         host.sampled,
-        "u[structure.rows[part]], v[structure.indices[part]]",
-        "u[structure.indices[part]], v[structure.rows[part]]",
+        "gathered(u, rows[part]), gathered(v, columns[part])",
+        "gathered(u, columns[part]), gathered(v, rows[part])",
         "reverse real",
     ),
     Mistake(

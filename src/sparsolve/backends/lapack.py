@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.linalg.lapack import get_lapack_funcs
@@ -47,28 +47,30 @@ def _is_narrow(matrix: Matrix) -> str | None:
     return f"its band fits, {band}" if matrix.pinned and n * (2 * kl + ku + 1) <= _FITS else None
 
 
-def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0) -> Any:
-    """LAPACK's band storage, Fortran order: `ab[spare + ku + i - j, j] = A[i, j]`, with `spare` rows above for the fill."""
+def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C", "F"] = "F") -> Any:
+    """LAPACK's band storage: `ab[spare + ku + i - j, j] = A[i, j]`, with `spare` rows above for the fill."""
     structure, width = matrix.structure, spare + kl + ku + 1
-    if (kl, ku, spare) not in structure.found:
+    by_column, by_row = (width, 1) if order == "F" else (1, structure.shape[0])
+    key = (kl, ku, spare, order)
+    if key not in structure.found:
         row, column = structure.csc_indices.astype(np.int64), structure.columns
         kept = (row - column <= kl) & (column - row <= ku)
-        places = column * np.int64(width) + (spare + ku) + (row - column)
-        structure.found[kl, ku, spare] = (None, places) if kept.all() else (kept, places[kept])
-    kept, places = structure.found[kl, ku, spare]
+        places = column * np.int64(by_column) + (spare + ku + row - column) * np.int64(by_row)
+        structure.found[key] = (None, places) if kept.all() else (kept, places[kept])
+    kept, places = structure.found[key]
     data = matrix.A.data
-    ab = np.zeros((structure.shape[0], width), dtype=data.dtype)
-    ab.reshape(-1)[places] = data if kept is None else data[kept]
-    return ab.T
+    ab = np.zeros(width * structure.shape[0], dtype=data.dtype)
+    ab[places] = data if kept is None else data[kept]
+    return ab.reshape(width, -1, order=order)
 
 
 class Tridiagonal:
     """`P A = L U` by `gttrf`."""
 
     def __init__(self, matrix: Matrix) -> None:
-        above, on, below = np.ascontiguousarray(_bands(matrix, 1, 1))
+        above, on, below = _bands(matrix, 1, 1, order="C")
         trf, self._trs = _lapack(matrix.A.dtype.char, "gttrf", "gttrs")
-        *self._factors, info = trf(below[:-1], on, above[1:])
+        *self._factors, info = trf(below[:-1], on, above[1:], overwrite_dl=1, overwrite_d=1, overwrite_du=1)
         _succeeded(info, "gttrf")
         self.nbytes = sum(int(f.nbytes) for f in self._factors)
 
@@ -99,10 +101,10 @@ class BandedCholesky:
 
     def __init__(self, matrix: Matrix) -> None:
         char, kl = matrix.A.dtype.char, matrix.structure.band[0]
-        ab = _bands(matrix, kl, 0)
+        ab = _bands(matrix, kl, 0, order="C" if kl == 1 else "F")
         if kl == 1:
             trf, self._trs = _lapack(char, "pttrf", "pttrs")
-            on, below = np.ascontiguousarray(ab)
+            on, below = ab
             *self._factors, info = trf(on.real, below[:-1])
             self._options = {"lower": 1} if char in "FD" else {}
         else:

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
 from .decomposition import Kind
-from .host import Structure
+from .host import Structure, gathered
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
@@ -69,7 +69,7 @@ class Matrix:
     def symmetric(self) -> bool:
         """`A = Aᵀ`, exactly."""
         mirror, data = self.structure.mirror, self.A.data
-        return mirror is not None and bool((data[mirror] == data).all())
+        return mirror is not None and bool((gathered(data, mirror) == data).all())
 
     @cached_property
     def hermitian(self) -> bool:
@@ -77,7 +77,7 @@ class Matrix:
         mirror, data = self.structure.mirror, self.A.data
         if not np.iscomplexobj(data):
             return self.symmetric
-        return mirror is not None and bool((data[mirror] == data.conj()).all())
+        return mirror is not None and bool((gathered(data, mirror) == data.conj()).all())
 
     @property
     def came_before(self) -> bool:
