@@ -65,6 +65,7 @@ ORDER = [
     "calculus",
     "compressed",
     "operands",
+    "arithmetic",
     "operators",
     "matrix_free",
     "matrix",

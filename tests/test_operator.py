@@ -323,6 +323,19 @@ def test_refusals(attempt: Any, error: type[Exception], match: str) -> None:
         attempt()
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo reads it where a broken graph goes on
+def test_a_broken_graph_solves() -> None:
+    """Without fullgraph the solve runs between two graphs, or a transform around it all of it eagerly."""
+    loss = lambda d: ring_solve(d.cos() + 3, B).sin().sum()  # noqa: E731
+    d = D.clone().requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="aot_eager")
+    torch.testing.assert_close(compiled(d), loss(d))
+    gradient = grad(loss)(D)
+    torch.testing.assert_close(torch.autograd.grad(compiled(d), d)[0], gradient)
+    torch.testing.assert_close(torch.compile(grad(loss), backend="aot_eager")(D), gradient)
+
+
 def test_failures_say_which_solve_and_which_of_a_batch() -> None:
     few = sps.GMRES(maxiter=2)
     A = lambda d: sps.Operator(ring, d)  # noqa: E731

@@ -1,4 +1,4 @@
-"""Sparse CSR and CSC tensors taken apart and put together, differentiably, any number of times.
+"""Sparse tensors taken apart and put together, differentiably, any number of times.
 
 torch's own `values()` of a CSR tensor loses the second derivative without a word, its constructor has no gradient for complex
 values, and neither works on a tensor that a transform's function has captured. The two Functions here are each other's backward.
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .errors import sentence
+from .pattern import Pattern, check_places, pointers, unchecked
 from .registration import outside_transforms
 
-__all__ = ["compressed", "dense_dimensions", "parts", "require_sparse"]
+__all__ = ["compressed", "dense_dimensions", "of_coo", "parts", "require_sparse"]
 
 
 def require_sparse(T: Tensor) -> None:
@@ -25,9 +26,7 @@ def require_sparse(T: Tensor) -> None:
         raise TypeError(
             sentence(
                 f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
-                remedy="For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero."
-                if isinstance(T, Tensor)
-                else "A SciPy matrix is sparsolve.c2t_csr(A.tocsr()) as a tensor.",
+                remedy=_instead(T),
             )
         )
     dense = dense_dimensions(T)
@@ -38,6 +37,15 @@ def require_sparse(T: Tensor) -> None:
                 remedy="A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
             )
         )
+
+
+def _instead(T: Any) -> str:
+    """What to use in place of what is no sparse tensor."""
+    if isinstance(T, Tensor):
+        return "For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero."
+    if callable(T):
+        return "Operator(function, params) is solved with a function (params, x) -> A x."
+    return "SparseMatrix.from_scipy(A) takes a SciPy matrix."
 
 
 def dense_dimensions(T: Tensor) -> int:
@@ -60,6 +68,30 @@ def parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def compressed(values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout) -> Tensor:
     """The CSR or CSC tensor of these parts; its indices are known to be right."""
     return _Compressed.apply(values, outer, plain, shape, layout)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def of_coo(T: Tensor) -> tuple[Tensor, Pattern]:
+    """Values and pattern of a COO tensor; one that is called coalesced and is not loses the name, and is coalesced."""
+    shape = (T.shape[0], T.shape[1])
+    named = T.is_coalesced()
+    if not named or not _canonical(T.indices()):
+        row, col = T._indices().unbind()
+        check_places(row, col, shape)  # before coalesce(), which takes them as right
+        T = (T.t().t() if named else T).coalesce()
+    row, col = T.indices().unbind()
+    # cloned, for Dynamo fails at views of a sparse tensor
+    return T.values().clone(), unchecked(pointers(row.contiguous(), shape[0]), col.clone(), shape)
+
+
+def _canonical(indices: Tensor) -> bool:
+    """Whether each entry comes after the one before it in row-major order; taken to be so where that cannot be read."""
+    if torch.compiler.is_compiling():
+        return True
+    (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
+    try:
+        return bool(((row > before) | ((row == before) & (col > left))).all())
+    except RuntimeError:
+        return True
 
 
 def _indices(T: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from .convert_checks import is_cupy, require_as_many, require_matrix, require_te
 from .errors import sentence
 from .pattern import check_entries, check_form, check_places
 
-__all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
+__all__ = ["c2t_coo", "c2t_csr", "csr_parts", "t2c_coo", "t2c_csr"]
 
 
 def t2c_csr(T: Tensor) -> sp.csr_matrix:
@@ -142,14 +142,7 @@ def c2t_csr(M: Any) -> Tensor:
     require_matrix(M, "csr")
     if is_cupy(M):
         return convert_cupy.c2t_csr(M)
-    entries = int(M.indptr[-1])
-    data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
-    row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
-    if not _fresh(row, indices).all():
-        row, indices, data = _summed(row, indices, data)
-        indptr = np.searchsorted(row, np.arange(M.shape[0] + 1)).astype(M.indptr.dtype)
-    index = np.result_type(indptr, indices)
-    parts = _tensor(indptr.astype(index, copy=False)), _tensor(indices.astype(index, copy=False)), _tensor(data)
+    parts = csr_parts(M)
     return _checked(lambda: torch.sparse_csr_tensor(*parts, size=M.shape, device="cpu", check_invariants=True))
 
 
@@ -186,6 +179,18 @@ def c2t_coo(M: Any) -> Tensor:
             indices, values, M.shape, device="cpu", check_invariants=True, is_coalesced=True
         )
     )
+
+
+def csr_parts(M: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Row pointers, columns and values of a SciPy CSR matrix, as `c2t_csr` has them."""
+    entries = int(M.indptr[-1])
+    data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
+    row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
+    if not _fresh(row, indices).all():
+        row, indices, data = _summed(row, indices, data)
+        indptr = np.searchsorted(row, np.arange(M.shape[0] + 1)).astype(M.indptr.dtype)
+    index = np.result_type(indptr, indices)
+    return _tensor(indptr.astype(index, copy=False)), _tensor(indices.astype(index, copy=False)), _tensor(data)
 
 
 def _lent(t: Tensor) -> Any:

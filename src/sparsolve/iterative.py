@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import sentence
-from .given import ApproximateInverse
+from .given import ApproximateInverse, Factored
 from .preconditioner_records import PreconditionerRecord
 from .solvers import Solver
 
@@ -58,7 +58,7 @@ class Iterative(Solver):
             raise ValueError(
                 sentence(
                     f"{name} needs a Hermitian positive definite preconditioner; {type(M).__name__} is not one.",
-                    remedy="Use Jacobi(), SymmetricGaussSeidel() or AMG() here, or GMRES() or BiCGStab() with this one.",
+                    *_not_hermitian(M),
                 )
             )
 
@@ -87,6 +87,13 @@ class Iterative(Solver):
         """The record for the solves of a derivative: no absolute tolerance, no callback."""
         rtol = self.atol if self.rtol == 0 else self.rtol
         return replace(self, rtol=rtol, atol=0.0, callback=None)
+
+
+def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
+    """Cause and remedy."""
+    if isinstance(M, (ApproximateInverse, Factored)):
+        return "Its matrix is not Hermitian.", "Give (M + M.mH) / 2, or use GMRES() or BiCGStab()."
+    return "", "Use Jacobi(), SymmetricGaussSeidel() or AMG() here, or GMRES() or BiCGStab() with this one."
 
 
 def _tolerance(name: str, what: str, value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import optree
@@ -10,11 +11,13 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from . import calculus
-from .compressed import compressed, parts, require_sparse
-from .convert import t2c_csr
+from .arithmetic import added, diagonal, diagonal_pattern, refused, require_scalar, transposed
+from .compressed import compressed, of_coo, parts, require_sparse
+from .convert import c2t_csr, csr_parts, t2c_coo
+from .convert_checks import is_cupy, require_matrix
 from .errors import sentence
 from .operands import plan, require_pattern
-from .pattern import Pattern, check_places, pointers, unchecked
+from .pattern import Pattern, pointers, unchecked
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -42,6 +45,7 @@ class SparseMatrix:
     """
 
     __slots__ = ("pattern", "values")
+    __array_ufunc__ = None  # NumPy's scalars and arrays leave the operators to this class
 
     def __init__(self, values: Tensor, pattern: Pattern) -> None:
         self.values = values
@@ -65,14 +69,51 @@ class SparseMatrix:
         SparseMatrix(3 x 3, nnz=3, torch.float32, cpu)
         """
         require_sparse(T)
-        shape = (T.shape[0], T.shape[1])
         if T.layout is torch.sparse_coo:
-            return cls(*_of_coo(T, shape))
+            return cls(*of_coo(T))
+        shape = (T.shape[0], T.shape[1])
         values, outer, plain = parts(T)
         if T.layout is torch.sparse_csr:
             return cls(values, unchecked(outer, plain, shape))
         pattern, order = unchecked(outer, plain, (shape[1], shape[0])).adjoint()
         return cls(values[order], pattern)
+
+    @classmethod
+    def from_scipy(cls, M: Any) -> SparseMatrix:
+        """The values and pattern of a SciPy matrix of any format (on CUDA: of CuPy's), in memory of their own; its index dtype is kept.
+
+        Args:
+            M: `(rows, columns)`. Duplicates are added up.
+
+        Raises:
+            TypeError: not a sparse matrix, or a dtype that torch lacks.
+            ValueError: not 2-D, or indices that do not describe a matrix.
+
+        >>> import scipy.sparse, sparsolve as sps
+        >>> sps.SparseMatrix.from_scipy(scipy.sparse.eye(3, format="csc"))
+        SparseMatrix(3 x 3, nnz=3, torch.float64, cpu)
+        """
+        M = M.tocsr() if hasattr(M, "tocsr") else M
+        require_matrix(M, "csr")
+        if is_cupy(M):
+            return cls.from_torch(c2t_csr(M))
+        crow, col, values = csr_parts(M)
+        return cls(values, Pattern(crow, col, M.shape))
+
+    @classmethod
+    def from_diagonal(cls, d: Tensor) -> SparseMatrix:
+        """The diagonal matrix of `d`, differentiably; `A + SparseMatrix.from_diagonal(d)` shifts a matrix.
+
+        Args:
+            d: `(*batch, n)`.
+
+        >>> import torch, sparsolve as sps
+        >>> A = sps.SparseMatrix.from_torch(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).to_sparse())
+        >>> (A + sps.SparseMatrix.from_diagonal(torch.tensor([3.0, 4.0]))).to_dense()
+        tensor([[3., 1.],
+                [2., 4.]])
+        """
+        return cls(d, diagonal_pattern(d.shape[-1], d.device))
 
     def to_torch(self, layout: torch.layout = torch.sparse_csr) -> Tensor:
         """The same matrix as a torch sparse tensor; duplicates are added up and columns sorted.
@@ -108,14 +149,36 @@ class SparseMatrix:
 
     def to_scipy(self) -> scipy.sparse.csr_matrix:
         """A SciPy CSR matrix of its own memory, duplicates added up; values are detached."""
-        return t2c_csr(self.to_torch().detach().cpu()).copy()
+        return t2c_coo(self.to_torch(torch.sparse_coo).detach().cpu()).tocsr()
+
+    def to(self, *args: Any, **kwargs: Any) -> SparseMatrix:
+        """The matrix with `values.to(...)`, as for a tensor: another dtype, device, or both; the pattern follows to the device.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_diagonal(torch.ones(2)).to(torch.complex64)
+        SparseMatrix(2 x 2, nnz=2, torch.complex64, cpu)
+        """
+        values = self.values.to(*args, **kwargs)
+        return SparseMatrix(values, require_pattern(self.pattern).to(values.device))
+
+    def detach(self) -> SparseMatrix:
+        """The same numbers, without derivatives."""
+        return SparseMatrix(self.values.detach(), self.pattern)
+
+    def diagonal(self) -> Tensor:
+        """`A_ii`, `(*batch, min(rows, columns))`, differentiably; zero where nothing is stored."""
+        return diagonal(self.values, require_pattern(self.pattern))
+
+    @property
+    def mT(self) -> SparseMatrix:
+        """The transpose `Aᵀ`, differentiably."""
+        return SparseMatrix(*transposed(self.values, require_pattern(self.pattern)))
 
     @property
     def mH(self) -> SparseMatrix:
-        """The adjoint `Aᴴ`, differentiably."""
-        pattern, order = require_pattern(self.pattern).adjoint()
-        values = self.values[..., order]
-        return SparseMatrix(values.conj() if values.is_complex() else values, pattern)
+        """The adjoint `Aᴴ`, differentiably; `solve(A, b, adjoint=True)` needs no factorization of its own, `solve(A.mH, b)` does."""
+        A = self.mT
+        return SparseMatrix(A.values.conj(), A.pattern) if A.values.is_complex() else A
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -140,6 +203,40 @@ class SparseMatrix:
     def __matmul__(self, x: Any) -> Any:
         return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented
 
+    def __add__(self, other: Any) -> SparseMatrix:
+        if not isinstance(other, SparseMatrix):
+            return NotImplemented
+        return SparseMatrix(*added(self.values, self.pattern, other.values, other.pattern))
+
+    def __sub__(self, other: Any) -> SparseMatrix:
+        return self + -other if isinstance(other, SparseMatrix) else NotImplemented
+
+    def __neg__(self) -> SparseMatrix:
+        return SparseMatrix(-self.values, self.pattern)
+
+    def __mul__(self, s: Any) -> SparseMatrix:
+        return SparseMatrix(self.values * require_scalar(s), self.pattern)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, s: Any) -> SparseMatrix:
+        return SparseMatrix(self.values / require_scalar(s), self.pattern)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """`s * A` with a tensor s; in compiled code also `A * s` and `A / s`, which Dynamo looks up on the tensor, operands swapped.
+
+        So it has one name for `A @ x` and `x @ A`, and neither is answered. A strict export has the operators as they were written.
+        """
+        if function in (torch.Tensor.mul, operator.mul):
+            s, A = args if isinstance(args[1], SparseMatrix) else args[::-1]
+            return A.__mul__(s)
+        if function is torch.Tensor.__rdiv__ and torch.compiler.is_compiling():
+            return args[1].__truediv__(args[0])
+        if function in (operator.truediv, operator.matmul) and isinstance(args[0], SparseMatrix):
+            return args[0].__truediv__(args[1]) if function is operator.truediv else args[0].__matmul__(args[1])
+        raise refused(function)
+
     def __repr__(self) -> str:
         if not isinstance(self.values, Tensor):  # an in_dims tree
             return f"SparseMatrix({self.values!r}, {self.pattern!r})"
@@ -156,29 +253,6 @@ def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
     rows, columns = A.shape
     values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns)
     return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
-
-
-def _of_coo(T: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Pattern]:
-    """Values and pattern of a COO tensor; one that is called coalesced and is not loses the name, and is coalesced."""
-    named = T.is_coalesced()
-    if not named or not _canonical(T.indices()):
-        row, col = T._indices().unbind()
-        check_places(row, col, shape)  # before coalesce(), which takes them as right
-        T = (T.t().t() if named else T).coalesce()
-    row, col = T.indices().unbind()
-    # cloned, for Dynamo fails at views of a sparse tensor
-    return T.values().clone(), unchecked(pointers(row.contiguous(), shape[0]), col.clone(), shape)
-
-
-def _canonical(indices: Tensor) -> bool:
-    """Whether each entry comes after the one before it in row-major order; taken to be so where that cannot be read."""
-    if torch.compiler.is_compiling():
-        return True
-    (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
-    try:
-        return bool(((row > before) | ((row == before) & (col > left))).all())
-    except RuntimeError:
-        return True
 
 
 def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:

@@ -33,7 +33,8 @@ _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 def solve(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
     """`A⁻¹ b` or `A⁻ᴴ b`, b `(n,)`, `(n, k)` or `(*batch, n, k)`."""
-    return _call(A, b, solver, adjoint, x0, report=False)[0]
+    x: Tensor = _call(A, b, solver, adjoint, x0, report=False)[0]
+    return x
 
 
 def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
@@ -43,6 +44,13 @@ def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tens
     return Solution(x, Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64)))
 
 
+@torch.compiler.disable(  # type: ignore[untyped-decorator]
+    reason=sentence(
+        "An Operator is inside of compiled code.",
+        "Its function is called in each step of an iteration, which no graph can hold.",
+        "Without fullgraph=True the graph is broken here; or use a SparseMatrix, which compiles.",
+    )
+)
 def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
     _require_iterative(solver)
     if b.dtype not in DTYPES or b.dim() == 0:
@@ -61,14 +69,6 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
 
 
 def _require_iterative(solver: Any) -> None:
-    if torch.compiler.is_compiling():
-        raise TypeError(
-            sentence(
-                "An Operator is inside of compiled code.",
-                "Its function is called in each step of an iteration, which no graph can hold.",
-                "Solve outside of torch.compile, or with a SparseMatrix, which compiles.",
-            )
-        )
     if not isinstance(solver, Iterative):
         name = type(solver).__name__
         raise TypeError(

@@ -112,7 +112,7 @@ class Pattern:
         return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
 
     def to(self, device: torch.device | str) -> Pattern:
-        """The same pattern on another device."""
+        """The same pattern on another device; the same object where it is there already."""
         if not isinstance(device, (torch.device, str, int)):
             raise TypeError(
                 sentence(
@@ -121,7 +121,8 @@ class Pattern:
                     "Use SparseMatrix(values.to(dtype), pattern).",
                 )
             )
-        return unchecked(self.crow.to(device), self.col.to(device), self.shape)
+        crow, col = self.crow.to(device), self.col.to(device)
+        return self if crow is self.crow and col is self.col else unchecked(crow, col, self.shape)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

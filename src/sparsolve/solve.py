@@ -225,6 +225,18 @@ def _key(solver: Any, b: Tensor) -> str:
     if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):
         what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
-            sentence(f"solver is {what}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.")
+            sentence(
+                f"solver is {what}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.",
+                remedy=_record(solver),
+            )
         )
     return callable_key(solver, b.dim() == 1)
+
+
+def _record(solver: Any) -> str:
+    """What to write in place of a record's class or name."""
+    name = str(getattr(solver, "__name__", solver)).lower()
+    found = [r for r in ("LU", "Cholesky", "CG", "MINRES", "GMRES", "BiCGStab", "CGS") if r.lower() == name]
+    if found:
+        return f"Use sparsolve.{found[0]}()."
+    return "sparse_solve_c4t takes SciPy's names." if isinstance(solver, str) else ""

@@ -49,7 +49,7 @@ def indefinite(fact: str, A: Any) -> NotPositiveDefiniteError:
         sentence(
             f"Cholesky needs a Hermitian positive definite A. {fact}",
             "Rounding in the assembly (A - Aᴴ is not exactly zero), a wrong sign, or a missing boundary condition.",
-            "Use LU(), or symmetrize A and add to its diagonal.",
+            "Use LU(), or (A + A.mH) / 2 against rounding.",
             n=A.shape[0],
             dtype=A.dtype,
         )

@@ -1,0 +1,307 @@
+"""`+ - * /`, diagonals, transposes and moves of a `SparseMatrix`: against the same on dense matrices, under every transform."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+import oracle
+import sparsolve as sps
+from systems import SYSTEMS
+
+F64, C128 = torch.float64, torch.complex128
+DTYPES = pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+PATTERNS = pytest.mark.parametrize("name", ["duplicates", "unsorted", "circuit"])
+SCALE = torch.tensor(1.5, dtype=F64)
+
+
+def other(pattern: sps.Pattern, dtype: torch.dtype) -> tuple[Tensor, sps.Pattern]:
+    """Another pattern of that shape: two entries a row, both at one place in the first."""
+    n = pattern.shape[0]
+    col = torch.stack([torch.arange(n), torch.arange(n).roll(1)], dim=1)
+    col[0, 1] = 0
+    return torch.randn(2 * n, dtype=dtype), sps.Pattern(2 * torch.arange(n + 1), col.flatten().clone(), pattern.shape)
+
+
+def diagonal(D: Tensor) -> Tensor:
+    return D.diagonal(dim1=-2, dim2=-1)
+
+
+# Each with a matrix, another one on the same pattern, and one on another pattern.
+OPERATIONS: dict[str, Any] = {
+    "A + B": lambda A, B, C: A + B,
+    "A + C": lambda A, B, C: A + C,
+    "A - C": lambda A, B, C: A - C,
+    "-A": lambda A, B, C: -A,
+    "A * 2": lambda A, B, C: A * 2,
+    "s * A": lambda A, B, C: SCALE * A,
+    "A * s": lambda A, B, C: A * SCALE,
+    "1j * A": lambda A, B, C: 1j * A,
+    "A / s": lambda A, B, C: A / SCALE,
+    "A / 3": lambda A, B, C: A / 3,
+    "A.mT": lambda A, B, C: A.mT,
+    "A.mH + B": lambda A, B, C: A.mH + B,
+}
+
+
+def run(operation: Any, pattern: sps.Pattern, others: sps.Pattern, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return operation(sps.SparseMatrix(a, pattern), sps.SparseMatrix(b, pattern), sps.SparseMatrix(c, others)).to_dense()
+
+
+def expect(operation: Any, pattern: sps.Pattern, others: sps.Pattern, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    return operation(oracle.dense(a, pattern), oracle.dense(b, pattern), oracle.dense(c, others))
+
+
+EACH = pytest.mark.parametrize("key", OPERATIONS)
+
+
+@DTYPES
+@PATTERNS
+@EACH
+def test_numbers_gradients_tangents(key: str, name: str, dtype: torch.dtype) -> None:
+    a, pattern = SYSTEMS[name](dtype)
+    c, others = other(pattern, dtype)
+    primals = (a, torch.randn_like(a), c)
+    tangents = tuple(torch.randn_like(t) for t in primals)
+    results = []
+    for f in (run, expect):
+        call = lambda *x, f=f: f(OPERATIONS[key], pattern, others, *x)  # noqa: E731
+        y, dy = torch.func.jvp(call, primals, tangents)
+        loss = lambda *x, call=call: call(*x).abs().square().sum()  # noqa: E731
+        results.append((y, dy, torch.func.grad(loss, argnums=(0, 1, 2))(*primals)))
+    torch.testing.assert_close(*results)
+
+
+@EACH
+def test_batches_and_compiled(key: str) -> None:
+    """`vmap` over one operand, a batch by hand, and all of it compiled."""
+    a, pattern = SYSTEMS["duplicates"](F64)
+    c, others = other(pattern, F64)
+    batch, b = torch.stack([a, 2 * a, a.sin()]), torch.randn_like(a)
+
+    def f(batch: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        mapped = torch.vmap(lambda a: run(OPERATIONS[key], pattern, others, a, b, c))(batch)
+        return mapped, run(OPERATIONS[key], pattern, others, batch, b, c)
+
+    expected = torch.stack([expect(OPERATIONS[key], pattern, others, a, b, c) for a in batch])
+    torch.compiler.reset()
+    for g in (f, torch.compile(f, fullgraph=True, backend="aot_eager")):
+        for result in g(batch, b, c):
+            torch.testing.assert_close(result, expected)
+
+
+@DTYPES
+@PATTERNS
+def test_diagonal(name: str, dtype: torch.dtype) -> None:
+    values, pattern = SYSTEMS[name](dtype)
+    ours = lambda v: sps.SparseMatrix(v, pattern).diagonal()  # noqa: E731
+    dense = lambda v: diagonal(oracle.dense(v, pattern))  # noqa: E731
+    torch.testing.assert_close(ours(values), dense(values))
+    batch, seed = torch.stack([values, values.sin()]), torch.randn(pattern.shape[0], dtype=dtype)
+    torch.testing.assert_close(torch.vmap(ours)(batch), dense(batch))
+    torch.testing.assert_close(ours(batch), dense(batch))
+    torch.testing.assert_close(torch.func.vjp(ours, values)[1](seed), torch.func.vjp(dense, values)[1](seed))
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(ours, fullgraph=True, backend="aot_eager")(values), dense(values))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2)])
+def test_diagonal_of_a_rectangle(shape: tuple[int, int]) -> None:
+    D = torch.arange(8.0).reshape(shape) + 1
+    D[1, 1] = 0
+    assert torch.equal(sps.SparseMatrix.from_torch(D.to_sparse_csr()).diagonal(), D.diagonal())
+
+
+def test_a_shift_may_meet_duplicates_and_empty_places() -> None:
+    """`values + where(row == col, d[row], 0)` would add it to every duplicate, and nowhere where nothing is stored."""
+    values, pattern = SYSTEMS["duplicates"](F64)
+    d = torch.rand(pattern.shape[0], dtype=F64)
+
+    def solved(d: Tensor) -> Tensor:
+        A = sps.SparseMatrix(values, pattern) + sps.SparseMatrix.from_diagonal(d)
+        return sps.solve(A, torch.ones_like(d))
+
+    def dense(d: Tensor) -> Tensor:
+        return torch.linalg.inv(oracle.dense(values, pattern) + torch.diag_embed(d)) @ torch.ones_like(d)
+
+    torch.testing.assert_close(torch.func.jacrev(solved)(d), torch.func.jacrev(dense)(d))
+    torch.testing.assert_close(torch.vmap(solved)(torch.stack([d, 2 * d])), torch.stack([dense(d), dense(2 * d)]))
+
+
+def test_one_pattern_is_kept() -> None:
+    a, pattern = SYSTEMS["unsorted"](F64)
+    A, B = sps.SparseMatrix(a, pattern), sps.SparseMatrix(a, pattern)
+    equal = sps.SparseMatrix(a, sps.Pattern(pattern.crow.clone(), pattern.col.clone(), pattern.shape))
+    for C in (A + B, A - B, A + equal, 2 * A, A / 2, -A, A.detach(), A.to(torch.float32)):
+        assert C.pattern is pattern
+
+
+def test_rounding_is_symmetrized_away() -> None:
+    """What the error of `Cholesky` says to do."""
+    a, pattern = SYSTEMS["banded"](F64)
+    D = oracle.dense(a, pattern)
+    D = D @ D.mT + torch.eye(len(D), dtype=F64)
+    D[1, 0] *= 1 + 1e-15
+    A, b = sps.SparseMatrix.from_torch(D.to_sparse_csr()), torch.ones(len(D), dtype=F64)
+    with pytest.raises(sps.NotPositiveDefiniteError, match=r"\(A \+ A\.mH\) / 2"):
+        sps.solve(A, b, sps.Cholesky())
+    torch.testing.assert_close(sps.solve((A + A.mH) / 2, b, sps.Cholesky()), torch.linalg.inv(D) @ b)
+    D[1, 0] *= 1.01
+    near = sps.SparseMatrix.from_torch(D.to_sparse_csr())
+    with pytest.raises(ValueError, match=r"Factored is not one. Its matrix is not Hermitian. Give \(M \+ M.mH\) / 2"):
+        sps.CG(preconditioner=sps.Factored(near))
+    for M in (near, A):
+        fast = sps.CG(preconditioner=sps.Factored((M + M.mH) / 2))
+        assert sps.solve_with_info((A + A.mH) / 2, b, fast).info.iterations <= 5
+
+
+def test_complex_scalars_promote() -> None:
+    a, pattern = SYSTEMS["circuit"](F64)
+    A = sps.SparseMatrix(a, pattern)
+    omega = torch.tensor(3.0, dtype=F64)
+    assert (A + 1j * omega * A).dtype == C128
+    assert (A.to(torch.float32) * omega).dtype == torch.float32  # a tensor of no dimensions, as for tensors
+    assert (np.float64(2) * A).values.equal(2 * a)
+
+
+def test_what_operators_refuse() -> None:
+    a, pattern = SYSTEMS["circuit"](F64)
+    A, d = sps.SparseMatrix(a, pattern), torch.ones(pattern.shape[0], dtype=F64)
+    small = sps.SparseMatrix.from_diagonal(torch.ones(2))
+    for attempt, error, match in (
+        (lambda: A * d, TypeError, r"tensor of shape \(\d+,\).*A.pattern.rows\(\)"),
+        (lambda: d * A, TypeError, r"tensor of shape \(\d+,\)"),
+        (lambda: np.ones(3) * A, TypeError, "a ndarray"),
+        (lambda: A / d, TypeError, r"tensor of shape"),
+        (lambda: A * A, TypeError, "a SparseMatrix"),
+        (lambda: A * "2", TypeError, "a str"),
+        (lambda: A + small, ValueError, r"A has shape .* and B \(2, 2\)"),
+        (lambda: A + 1, TypeError, "unsupported operand"),
+        (lambda: A - d, TypeError, "unsupported operand"),
+        (lambda: d @ A, TypeError, "unsupported operand"),
+        (lambda: 1 / A, TypeError, "unsupported operand"),
+        (
+            lambda: torch.matmul(A, d),
+            TypeError,
+            r"torch's matmul does not take a SparseMatrix.*sparsolve.matmul\(A, x\)",
+        ),
+        (lambda: torch.linalg.solve(A, d), TypeError, "linalg_solve does not take a SparseMatrix"),
+    ):
+        with pytest.raises(error, match=match):
+            attempt()
+
+
+def test_dynamo_swaps_operands() -> None:
+    """It hands `A / s` over as `s / A` backwards, and `s / A` as a division; one is right and the other refused."""
+    a, pattern = SYSTEMS["circuit"](F64)
+    f = lambda a, s: (sps.SparseMatrix(a, pattern) / s).values  # noqa: E731
+    torch.compiler.reset()
+    torch.testing.assert_close(torch.compile(f, fullgraph=True, backend="eager")(a, SCALE), a / SCALE)
+    for wrong in (lambda a, s: s / sps.SparseMatrix(a, pattern), lambda a, s: a[:1] @ sps.SparseMatrix(a, pattern)):
+        with pytest.raises(Exception, match="does not take a SparseMatrix"):
+            torch.compile(wrong, fullgraph=True, backend="eager")(a, SCALE)
+        with pytest.raises(TypeError, match="unsupported operand"):
+            torch.compile(wrong, backend="eager")(a, SCALE)
+    times = torch.compile(lambda a, x: sps.SparseMatrix(a, pattern) @ x, backend="eager")  # the graph is broken there
+    x = torch.randn(pattern.shape[0], dtype=F64)
+    torch.testing.assert_close(times(a, x), oracle.matmul(a, pattern, x))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
+    a, pattern = SYSTEMS["circuit"](F64)
+    x = torch.randn(pattern.shape[0], dtype=F64)
+
+    class Module(torch.nn.Module):
+        def forward(self, a: Tensor, s: Tensor, x: Tensor) -> Tensor:
+            return (s * sps.SparseMatrix(a, pattern) / (2 * s)) @ x
+
+    program = torch.export.export(Module(), (a, SCALE, x), strict=strict).module()
+    torch.testing.assert_close(program(a, SCALE, x), oracle.matmul(a, pattern, x) / 2)
+
+
+# ---- moves
+
+
+def test_to() -> None:
+    a, pattern = SYSTEMS["circuit"](F64)
+    A = sps.SparseMatrix(a.clone().requires_grad_(), pattern)
+    for B in (A.to(torch.float32), A.to("cpu", torch.float32), A.to(dtype=torch.float32), A.to(torch.ones(1))):
+        assert B.dtype == torch.float32
+        assert B.device.type == "cpu"
+    (gradient,) = torch.autograd.grad(A.to(C128).values.real.sum(), A.values)
+    assert torch.equal(gradient, torch.ones_like(a))
+    meta = A.to("meta")
+    assert meta.device == meta.pattern.device == torch.device("meta")
+    assert not A.detach().values.requires_grad
+    assert pattern.to("cpu") is pattern
+
+
+@pytest.mark.parametrize("format", ["csr", "csc", "coo", "bsr", "dia", "dok", "lil"])
+@pytest.mark.parametrize("array", [False, True])
+def test_from_scipy(format: str, array: bool) -> None:
+    a, pattern = SYSTEMS["circuit"](C128)
+    made = sps.SparseMatrix(a, pattern).to_scipy()
+    M = (sp.csr_array(made) if array else made).asformat(format)
+    A = sps.SparseMatrix.from_scipy(M)
+    torch.testing.assert_close(A.to_dense(), oracle.dense(a, pattern))
+    A.values.zero_()
+    A.pattern.col.zero_()
+    np.testing.assert_array_equal(M.toarray(), made.toarray())  # of its own memory
+
+
+def test_from_scipy_keeps_indices_and_adds_up() -> None:
+    row, col, data = np.array([0, 0, 1]), np.array([1, 1, 0]), np.array([1.0, 2.0, 3.0], dtype=np.float32)
+    A = sps.SparseMatrix.from_scipy(sp.coo_matrix((data, (row, col)), shape=(2, 2)))
+    assert (A.nnz, A.dtype, A.pattern.col.dtype) == (2, torch.float32, torch.int32)
+    assert torch.equal(A.to_dense(), torch.tensor([[0.0, 3.0], [3.0, 0.0]]))
+
+
+def test_from_scipy_refuses() -> None:
+    wrong = sp.csr_matrix(np.eye(3))
+    wrong.indices[1] = 7
+    for M, error, match in (
+        (np.eye(2), TypeError, "M is a ndarray"),
+        (torch.eye(2).to_sparse(), TypeError, "M is a Tensor"),
+        (sp.coo_array(np.ones(3)), ValueError, "2-D"),
+        (wrong, sps.PatternError, "column 7"),
+        (sp.csr_matrix(np.eye(2, dtype=np.longdouble)), TypeError, "which torch does not have"),
+    ):
+        with pytest.raises(error, match=match):
+            sps.SparseMatrix.from_scipy(M)
+
+
+def test_conversions_do_not_warn() -> None:
+    """torch warns of CSR tensors, and nobody asked for one."""
+    code = "import torch, sparsolve as sps; sps.SparseMatrix.from_scipy(sps.SparseMatrix.from_diagonal(torch.ones(2)).to_scipy())"
+    torch_2_11 = "ignore:Sparse invariant checks are implicitly disabled:UserWarning"  # whatever check_invariants says
+    flags = ["-W", "error", "-W", torch_2_11]
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- what else people write first
+
+
+@pytest.mark.parametrize(
+    ("attempt", "match"),
+    [
+        (lambda A, b: sps.solve(A.to_scipy(), b), r"A is a csr_matrix.*SparseMatrix.from_scipy\(A\)"),
+        (lambda A, b: sps.solve(lambda x: x, b), r"A is a function.*Operator\(function, params\)"),
+        (lambda A, b: sps.solve(A, b, "bicgstab"), r"solver is a str.*Use sparsolve.BiCGStab\(\)"),
+        (lambda A, b: sps.solve(A, b, "spsolve"), r"solver is a str.*sparse_solve_c4t"),
+        (lambda A, b: sps.solve(A, b, sps.CG), r"the class CG.*Use sparsolve.CG\(\)"),
+        (lambda A, b: sps.solve(A, b, None), r"solver is a NoneType"),
+    ],
+)
+def test_errors_name_what_was_meant(attempt: Any, match: str) -> None:
+    A = sps.SparseMatrix.from_diagonal(torch.ones(2))
+    with pytest.raises(TypeError, match=match):
+        attempt(A, torch.ones(2))
