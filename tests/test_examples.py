@@ -7,6 +7,7 @@ import importlib
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,49 @@ class TestPatternInModule:
         gradients = [torch.autograd.grad(f(b).square().sum(), layer.values)[0] for f in (layer, compiled)]
         torch.testing.assert_close(compiled(b), layer(b))
         torch.testing.assert_close(*gradients)
+
+
+class TestTerrain:
+    @pytest.fixture
+    def terrain(self, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+        for name in ("matplotlib", "tqdm"):
+            pytest.importorskip(name)
+        monkeypatch.syspath_prepend(EXAMPLES)
+        return importlib.import_module("terrain")
+
+    def test_beats_linear_interpolation(self, terrain: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+        assert terrain.main(["--step=8", "--iterations=30"]) == 0
+        inside = re.findall(r"([\d.]+)% of the unseen", capsys.readouterr().out)
+        assert 70 < float(inside[0]) < 97
+
+    def test_says_when_it_failed(self, terrain: ModuleType) -> None:
+        assert terrain.main(["--step=16", "--iterations=0"]) == 1
+
+    @pytest.fixture
+    def small(self, terrain: ModuleType) -> tuple[Any, ...]:
+        """A field of 143 heights, the measured ones, their numbers, and parameters."""
+        heights = terrain.heights(32)
+        measured = torch.rand(heights.numel(), generator=torch.Generator().manual_seed(0)) < 0.3
+        y = torch.where(measured, (heights.flatten() - heights.mean()) / heights.std(), 0)
+        return terrain.Field(*heights.shape, measured), measured, y, torch.tensor([0.3, -1.0, 2.0]).double()
+
+    def test_gradient_of_the_likelihood(self, small: tuple[Any, ...]) -> None:
+        """Exact where the probes are orthogonal: then the estimate of the trace is."""
+        field, measured, y, theta = small
+
+        def likelihood(theta: torch.Tensor) -> torch.Tensor:
+            """−2 log p(y), from the covariance of the measured heights."""
+            C = torch.linalg.inv(field.prior(theta).to_dense())[measured][:, measured]
+            C = C + torch.eye(len(C), dtype=C.dtype) / theta[2].exp()
+            return torch.logdet(C) + y[measured] @ torch.linalg.inv(C) @ y[measured]
+
+        n = len(y)
+        orthogonal = n**0.5 * torch.eye(n, dtype=torch.float64)
+        gradient = torch.func.grad(lambda t: field.loss(t, y, orthogonal))(theta)
+        torch.testing.assert_close(gradient, torch.func.grad(likelihood)(theta))
+
+    def test_samples(self, small: tuple[Any, ...]) -> None:
+        field, _, _, theta = small
+        x = field.samples(theta, 20000, torch.Generator().manual_seed(1))
+        expected = torch.linalg.inv(field.posterior(theta).to_dense())
+        assert torch.linalg.norm(x @ x.mT / 20000 - expected) < 0.06 * torch.linalg.norm(expected)
