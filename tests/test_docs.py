@@ -164,3 +164,33 @@ def test_the_two_commands() -> None:
 
 def test_the_changelog_has_this_version() -> None:
     assert f"## {sps.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def cells(text: str, name: str) -> list[str]:
+    """Of the first row of a table that begins with this name."""
+    (first, *_) = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.strip() for cell in first.strip("|").split("|")]
+
+
+def test_the_table_of_speeds() -> None:
+    """In the README, taken from the page of all figures; what is called up to so many times is the largest there."""
+    page, readme = read("docs/benchmarks.md"), read("README.md")
+    classes, optional, peers = (
+        page[page.index(h) :] for h in ("## Matrix classes", "### With optional", "## Other packages")
+    )
+    table = readme[readme.index("## How fast") :]
+    names = re.findall(r"^\| ([^|]+) \| [\d ]+ \| [\d.]+ \|", table, re.MULTILINE)
+    assert len(names) == 6
+    for name in names:
+        _, n, ours, by_hand, *others = cells(table, name)
+        peer = cells(peers, name)
+        assert [n, ours, *others] == [*peer[1:6], peer[7]]
+        assert float(by_hand) == pytest.approx(1 / float(cells(classes, name)[6]), rel=0.05)
+    over = re.search(r"LAPACK by hand is ([\d.]+) to ([\d.]+) times", table)
+    assert over
+    assert [float(cells(classes, name)[6]) for name in ("banded", "tridiagonal")] == pytest.approx(
+        [float(g) for g in over.groups()], abs=0.051
+    )
+    best = re.search(r"PARDISO is up to\s+(\d+) times", table)
+    assert best
+    assert 1 / float(cells(optional, "Poisson 3-D, large")[6]) == pytest.approx(float(best[1]), rel=0.05)
