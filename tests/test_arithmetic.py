@@ -305,3 +305,13 @@ def test_errors_name_what_was_meant(attempt: Any, match: str) -> None:
     A = sps.SparseMatrix.from_diagonal(torch.ones(2))
     with pytest.raises(TypeError, match=match):
         attempt(A, torch.ones(2))
+
+
+def test_a_loop_of_sums_is_analysed_once() -> None:
+    """Each `A + D` has a new pattern, equal to the one before."""
+    a, pattern = SYSTEMS["circuit"](F64)
+    A, b = sps.SparseMatrix(a, pattern), torch.ones(pattern.shape[0], dtype=F64)
+    sps.clear_memo()
+    for k in range(4):
+        sps.solve(A + sps.SparseMatrix.from_diagonal(k + b), b)
+    assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (4, 1)
