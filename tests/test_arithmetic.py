@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from typing import Any
@@ -285,6 +286,17 @@ def test_conversions_do_not_warn() -> None:
     flags = ["-W", "error", "-W", torch_2_11]
     done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_saved_and_loaded() -> None:
+    a, pattern = SYSTEMS["circuit"](C128)
+    file = io.BytesIO()
+    torch.save({"A": sps.SparseMatrix(a, pattern)}, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([sps.SparseMatrix, sps.Pattern]):
+        A = torch.load(file)["A"]
+    assert A.pattern == pattern
+    assert torch.equal(A.values, a)
 
 
 # ---- what else people write first

@@ -72,7 +72,7 @@ def refused(function: Any) -> TypeError:
     return TypeError(
         sentence(
             f"torch's {getattr(function, '__name__', function)} does not take a SparseMatrix.",
-            "Inside torch.compile A @ x is among that.",
+            "Dynamo takes A @ x for it." if torch.compiler.is_compiling() else "",
             "Use sparsolve.matmul(A, x) or solve(A, b), compute with A.values, or use A.to_dense().",
         )
     )
