@@ -22,7 +22,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import calculus, memo, ops, registration
+from sparsolve import arithmetic, calculus, memo, ops, registration
 from sparsolve.backends import direct, host
 from sparsolve.compressed import _Values
 from sparsolve.operands import as_columns
@@ -190,6 +190,11 @@ def layouts() -> None:
         _close(sps.solve(T, b), x)
         _close(sps.SparseMatrix.from_torch(T).mH.to_dense(), D.mH)
         _close(sps.solve(sps.SparseMatrix.from_torch(T).mH, b), expected)
+        A = sps.SparseMatrix.from_torch(T)
+        _close((A + A.mH).to_dense(), D + D.mH)
+        _close((A - sps.SparseMatrix.from_diagonal(b[:, 0])).to_dense(), D - torch.diag(b[:, 0]))
+        _close(A.diagonal(), D.diagonal())
+        _close((torch.tensor(2.0) * A).to_dense(), 2 * D)
         _close(sps.SparseMatrix.from_torch(T).to_torch().to_dense(), D)
         _close(_gradient(T.detach().requires_grad_(), b, create_graph=False), 2 * (D @ b @ b.mH) * (D != 0))
     for T in (D.real.to_sparse(), D.real.to_sparse_csr(), D.real.to_sparse_csc()):
@@ -590,14 +595,24 @@ MISTAKES = [
     Mistake("residual with the wrong sign", ops._residual, "b / scale - on", "b / scale + on", "report"),
     Mistake("residual not relative", ops._residual, "error / (size + (size == 0))", "error", "report"),
     Mistake("singular called something else", ops._status, "return Status.SINGULAR", "return Status.MAXITER", "report"),
-    Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "values.conj() if", "values if", "layouts"),
+    Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "A.values.conj()", "A.values", "layouts"),
     Mistake(
         "mH with the values in the old order",
-        sps.SparseMatrix.mH.fget,
-        "self.values[..., order]",
-        "self.values",
+        arithmetic.transposed,
+        "values[..., order]",
+        "values",
         "layouts",
     ),
+    Mistake("a sum with the values in the old order", arithmetic.added, "values[..., order]", "values", "layouts"),
+    Mistake(
+        "a sum on the pattern of the first matrix",
+        arithmetic.added,
+        "pattern == other",
+        "pattern.nnz == other.nnz",
+        "layouts",
+    ),
+    Mistake("a diagonal of whole rows", arithmetic.diagonal, "row == pattern.col", "row == row", "layouts"),
+    Mistake("a quotient for a product", sps.SparseMatrix.__mul__, "* require_scalar", "/ require_scalar", "layouts"),
     Mistake(
         "CSC read as CSR", sps.SparseMatrix.from_torch.__func__, "values[order], pattern", "values, columns", "layouts"
     ),
