@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from numbers import Number
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern, pointers, unchecked
 
-__all__ = ["added", "diagonal", "diagonal_pattern", "refused", "require_scalar", "transposed"]
+__all__ = ["added", "by_tensor", "diagonal", "diagonal_pattern", "require_scalar", "transposed"]
 
 
 def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tensor, Pattern]:
@@ -67,9 +68,19 @@ def require_scalar(s: Any) -> Any:
     )
 
 
-def refused(function: Any) -> TypeError:
-    """The error for a function of torch's that got a `SparseMatrix`."""
-    return TypeError(
+def by_tensor(function: Any, args: Any) -> Any:
+    """`s * A` with a tensor s; in compiled code also `A * s` and `A / s`, which Dynamo looks up on the tensor, operands swapped.
+
+    So it has one name for `A @ x` and `x @ A`, and neither is answered. A strict export has the operators as they were written.
+    """
+    if function in (torch.Tensor.mul, operator.mul):
+        s, A = args if isinstance(args[0], Tensor) else args[::-1]
+        return A.__mul__(s)
+    if function is torch.Tensor.__rdiv__ and torch.compiler.is_compiling():
+        return args[1].__truediv__(args[0])
+    if function in (operator.truediv, operator.matmul) and not isinstance(args[0], Tensor):
+        return args[0].__truediv__(args[1]) if function is operator.truediv else args[0].__matmul__(args[1])
+    raise TypeError(
         sentence(
             f"torch's {getattr(function, '__name__', function)} does not take a SparseMatrix.",
             "Dynamo takes A @ x for it." if torch.compiler.is_compiling() else "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import optree
@@ -11,7 +10,7 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from . import calculus
-from .arithmetic import added, diagonal, diagonal_pattern, refused, require_scalar, transposed
+from .arithmetic import added, by_tensor, diagonal, diagonal_pattern, require_scalar, transposed
 from .compressed import compressed, of_coo, parts, require_sparse
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_matrix
@@ -224,18 +223,7 @@ class SparseMatrix:
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """`s * A` with a tensor s; in compiled code also `A * s` and `A / s`, which Dynamo looks up on the tensor, operands swapped.
-
-        So it has one name for `A @ x` and `x @ A`, and neither is answered. A strict export has the operators as they were written.
-        """
-        if function in (torch.Tensor.mul, operator.mul):
-            s, A = args if isinstance(args[1], SparseMatrix) else args[::-1]
-            return A.__mul__(s)
-        if function is torch.Tensor.__rdiv__ and torch.compiler.is_compiling():
-            return args[1].__truediv__(args[0])
-        if function in (operator.truediv, operator.matmul) and isinstance(args[0], SparseMatrix):
-            return args[0].__truediv__(args[1]) if function is operator.truediv else args[0].__matmul__(args[1])
-        raise refused(function)
+        return by_tensor(function, args)
 
     def __repr__(self) -> str:
         if not isinstance(self.values, Tensor):  # an in_dims tree
