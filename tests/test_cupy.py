@@ -630,6 +630,17 @@ def test_csr_of_entries_in_any_order(device, name):
     assert torch.equal(again.col_indices(), back.col_indices())
 
 
+def test_a_matrix_of_cupys(device):
+    values, pattern = SYSTEMS["duplicates"](F64)
+    M = convert_cupy.t2c_csr(torch.sparse_csr_tensor(pattern.crow, pattern.col, values, pattern.shape))
+    A = sps.SparseMatrix.from_scipy(M)
+    torch.testing.assert_close(A.to_dense(), oracle.dense(values, pattern))
+    torch.testing.assert_close(A.diagonal(), oracle.dense(values, pattern).diagonal())
+    shifted = 2 * A + sps.SparseMatrix.from_diagonal(torch.ones(pattern.shape[0], dtype=F64))
+    x = sps.solve(shifted, torch.ones(pattern.shape[0], dtype=F64))
+    torch.testing.assert_close(shifted @ x, torch.ones_like(x))
+
+
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.bool], ids=str)
 def test_coo_there_and_back(device, dtype):
     T = oracle.dense(*SYSTEMS["banded"](F64)).to(dtype).to_sparse()
