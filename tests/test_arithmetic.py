@@ -245,6 +245,25 @@ def test_to() -> None:
     assert pattern.to("cpu") is pattern
 
 
+def test_from_coo() -> None:
+    """In any order, for a batch, under a gradient, and compiled."""
+    values, pattern = SYSTEMS["duplicates"](C128)
+    shuffled = torch.randperm(pattern.nnz)
+    row, col = pattern.rows()[shuffled], pattern.col[shuffled]
+
+    def made(v: Tensor) -> Tensor:
+        return sps.SparseMatrix.from_coo(v, row, col, pattern.shape).to_dense()
+
+    batch = torch.stack([values, 1j * values])
+    for f in (made, torch.vmap(made), torch.compile(made, fullgraph=True, backend="aot_eager")):
+        torch.testing.assert_close(f(batch[..., shuffled]), oracle.dense(batch, pattern))
+    seed = torch.randn(pattern.shape, dtype=C128)
+    got = torch.func.vjp(made, values[shuffled])[1](seed)[0]
+    torch.testing.assert_close(got, torch.func.vjp(lambda v: oracle.dense(v, pattern), values)[1](seed)[0][shuffled])
+    with pytest.raises(sps.PatternError, match="Entry 0 is in row 99"):
+        sps.SparseMatrix.from_coo(torch.ones(1), torch.tensor([99]), torch.tensor([0]), (2, 2))
+
+
 @pytest.mark.parametrize("format", ["csr", "csc", "coo", "bsr", "dia", "dok", "lil"])
 @pytest.mark.parametrize("array", [False, True])
 def test_from_scipy(format: str, array: bool) -> None:

@@ -16,7 +16,7 @@ from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_matrix
 from .errors import sentence
 from .operands import plan, require_pattern
-from .pattern import Pattern, pointers, unchecked
+from .pattern import Pattern, from_json, pointers, to_json, unchecked
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -78,6 +78,23 @@ class SparseMatrix:
         return cls(values[order], pattern)
 
     @classmethod
+    def from_coo(cls, values: Tensor, row: Tensor, col: Tensor, shape: tuple[int, int]) -> SparseMatrix:
+        """The matrix with `values[..., e]` at `(row[e], col[e])`, in any order, duplicates kept, differentiably.
+
+        It sorts. A loop over values calls `Pattern.from_coo` once instead, and puts each in its order.
+
+        Args:
+            values: `(*batch, nnz)`; row, col, shape: as for `Pattern.from_coo`, which raises what is wrong with them.
+
+        >>> import torch, sparsolve as sps
+        >>> row, col = torch.tensor([1, 0, 1]), torch.tensor([1, 0, 1])
+        >>> sps.SparseMatrix.from_coo(torch.tensor([1.0, 2.0, 3.0]), row, col, (2, 2)).diagonal()
+        tensor([2., 4.])
+        """
+        pattern, order = Pattern.from_coo(row, col, shape)
+        return cls(values[..., order], pattern)
+
+    @classmethod
     def from_scipy(cls, M: Any) -> SparseMatrix:
         """The values and pattern of a SciPy matrix of any format (on CUDA: of CuPy's), in memory of their own; its index dtype is kept.
 
@@ -107,10 +124,9 @@ class SparseMatrix:
             d: `(*batch, n)`.
 
         >>> import torch, sparsolve as sps
-        >>> A = sps.SparseMatrix.from_torch(torch.tensor([[0.0, 1.0], [2.0, 0.0]]).to_sparse())
-        >>> (A + sps.SparseMatrix.from_diagonal(torch.tensor([3.0, 4.0]))).to_dense()
-        tensor([[3., 1.],
-                [2., 4.]])
+        >>> A = sps.SparseMatrix.from_torch(torch.ones(2, 2).to_sparse())
+        >>> (A + sps.SparseMatrix.from_diagonal(torch.tensor([3.0, 4.0]))).diagonal()
+        tensor([4., 5.])
         """
         return cls(d, diagonal_pattern(d.shape[-1], d.device))
 
@@ -256,23 +272,13 @@ def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
     return _unflatten_torch(leaves, pattern)
 
 
-def _pattern_to_json(pattern: Pattern) -> Any:
-    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
-
-
-def _pattern_from_json(data: Any) -> Pattern:
-    dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
-    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
-    return Pattern(crow, col, tuple(data[3]))
-
-
 torch_pytree.register_pytree_node(
     SparseMatrix,
     _flatten,  # type: ignore[arg-type]
     _unflatten_torch,
     serialized_type_name="sparsolve.SparseMatrix",
-    to_dumpable_context=_pattern_to_json,
-    from_dumpable_context=_pattern_from_json,
+    to_dumpable_context=to_json,
+    from_dumpable_context=from_json,
 )
 optree.register_pytree_node(
     SparseMatrix,  # type: ignore[arg-type]

@@ -148,6 +148,17 @@ def unchecked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Pattern:
     return pattern
 
 
+def to_json(pattern: Pattern) -> Any:
+    """What a saved graph holds of a pattern."""
+    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
+
+
+def from_json(data: Any) -> Pattern:
+    dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
+    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
+    return Pattern(crow, col, data[3])
+
+
 def pointers(sorted_indices: Tensor, size: int) -> Tensor:
     """`(size + 1,)`: where each index starts in a sorted list."""
     ends = torch.arange(size + 1, device=sorted_indices.device, dtype=sorted_indices.dtype)
