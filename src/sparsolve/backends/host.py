@@ -19,7 +19,6 @@ __all__ = [
     "Structure",
     "array",
     "empty",
-    "gathered",
     "matrix",
     "multiply",
     "quiet",
