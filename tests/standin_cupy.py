@@ -5,6 +5,8 @@
 - A kernel that reads what another stream wrote, with no wait in between, is an error; so is memory from anywhere but torch.
 - What the host has to wait for is counted (`waits`).
 - Only plain scalars are taken for numbers: no enumeration, no 0-d NumPy array.
+- In single precision nothing is between 0 and the smallest normal number (CuPy compiles with -ftz=true).
+- A view of another type has to begin at a multiple of its size.
 
 The names are CuPy's. `standin_cupyx` is the sparse part; `device` and `torch_cuda` play torch's side.
 """
@@ -105,8 +107,8 @@ class _PythonFunctionAllocator:
     def __init__(self, malloc: Any, free: Any) -> None:
         self.functions = malloc, free
 
-    def malloc(self, size: int) -> _Memory:
-        return _Memory(size, *self.functions)
+    def malloc(self, size: int) -> _Memory | None:
+        return _Memory(size, *self.functions) if size else None  # the function is not called for nothing
 
 
 class _Context:
@@ -163,6 +165,7 @@ class ndarray:  # noqa: N801
     def __init__(self, a: Any, memory: Any = None) -> None:
         at = now()
         self._a = a
+        assert not a.size or a.ctypes.data % a.itemsize == 0, "a misaligned address"
         self.index, self.stream, self.time = at.index, at.stream, next(_clock)
         self.memory = at.malloc(a.nbytes) if memory is None else memory
         self.base: ndarray | None = None
@@ -177,6 +180,8 @@ class ndarray:  # noqa: N801
     nbytes = property(lambda self: self._a.nbytes)
     itemsize = property(lambda self: self._a.itemsize)
     flags = property(lambda self: self._a.flags)
+    data = property(lambda self: SimpleNamespace(ptr=self._a.ctypes.data))
+    device = property(lambda self: _Context("index", self.index))
     T = property(lambda self: self._view(self._a.T))
     real = property(lambda self: self._view(self._a.real))
     imag = property(lambda self: self._view(self._a.imag))
@@ -291,7 +296,17 @@ def number(value: Any) -> Any:
 
 
 def made(a: Any) -> ndarray:
-    return ndarray(np.asarray(a))
+    return ndarray(flushed(np.asarray(a)))
+
+
+def flushed(a: Any) -> Any:
+    """What a kernel writes: 0 for what is smaller than the smallest normal number, in single precision."""
+    if a.dtype.char not in "fF":
+        return a
+    parts = np.array(a, order="K")
+    for part in (parts.real, parts.imag) if a.dtype.kind == "c" else (parts,):
+        part[np.abs(part) < np.finfo(np.float32).tiny] = 0
+    return parts
 
 
 def _binary(op: Any) -> Any:

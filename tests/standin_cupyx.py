@@ -1,4 +1,8 @@
-"""The sparse part of the stand-in for CuPy. Indices are int32, products want canonical matrices, and nothing is sorted in place."""
+"""The sparse part of the stand-in for CuPy. Indices are int32, products want canonical matrices, and nothing is sorted in place.
+
+cuSPARSE is asked for products with columns only, of memory that begins at a multiple of 16 bytes, and for triangular solves with
+right-hand sides in Fortran order. A changed copy of a matrix does not know that it is canonical, as in CuPy before 14.1.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +44,7 @@ class spmatrix:  # noqa: N801
 
     def _with(self, data: ndarray) -> Any:
         new = self.copy()
-        new.data = data
+        new.data, new._canonical = data, None
         return new
 
     def astype(self, dtype: Any) -> Any:
@@ -55,6 +59,8 @@ class spmatrix:  # noqa: N801
     def __matmul__(self, x: Any) -> ndarray:
         self.sum_duplicates()
         assert isinstance(x, ndarray)
+        assert x.size, "cuSPARSE has no descriptor of this"
+        assert x.data.ptr % 16 == 0, "cuSPARSE reads 16 bytes at once"
         with np.errstate(all="ignore"):
             return made(np.asfortranarray(self._scipy() @ use(x)))
 
@@ -141,6 +147,7 @@ class coo_matrix(spmatrix):  # noqa: N801
         self.has_canonical_format = False
 
     def _scipy(self) -> Any:
+        assert self.row.dtype == self.col.dtype == np.int32, "before 14.1 coo2csr takes int64 for int32"
         return sp.coo_matrix((use(self.data), (use(self.row), use(self.col))), shape=self.shape)
 
 
@@ -164,6 +171,8 @@ class SuperLU:
         assert rhs.shape[0] == self.shape[0]
         assert rhs.ndim in (1, 2)
         assert trans in ("N", "T", "H")
+        assert rhs.flags.f_contiguous
+        assert rhs.dtype == self.L.dtype, "it would be cast, and an imaginary part be lost"
         x, rows, columns = use(rhs).astype(self.L.dtype), use(self.perm_r), use(self.perm_c)
         if trans == "N":
             x = _triangular(self.U, _triangular(self.L, x[np.argsort(rows)], trans), trans)[columns]

@@ -36,10 +36,10 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
 
     Args:
         T: `(m, n)` `torch.sparse_csr` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
-            and the tensor's indices if they are canonical; bool, float and complex dtypes.
+            and int32 indices, the tensor's own if they are that and canonical; bool, float and complex dtypes.
 
     Returns:
-        `(m, n)` matrix of the same dtype and index dtype (SciPy's own constructor would turn int64 into int32).
+        `(m, n)` matrix of the same dtype and (SciPy) index dtype: SciPy's own constructor would turn int64 into int32.
 
     Raises:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).
@@ -74,10 +74,10 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
 
     Args:
         T: `(m, n)` `torch.sparse_coo` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
-            and the tensor's indices; bool, float and complex dtypes.
+            and int32 indices; bool, float and complex dtypes.
 
     Returns:
-        `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them.
+        `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them (SciPy).
 
     Raises:
         TypeError: not a tensor, or a dtype that NumPy lacks (bfloat16).

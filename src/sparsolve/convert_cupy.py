@@ -1,8 +1,9 @@
 """torch sparse tensors on CUDA as CuPy matrices and back, on their device.
 
 CuPy's arrays cannot be made read-only, and `M *= 2` or `M[i, j] = v` write into the data. So values are always copied, either way.
-Indices are shared where they are canonical: CuPy sorts and sums in place only what is not. The order of entries is
-torch's work here, since CuPy's constructors narrow int64 indices and wait for the device.
+Indices become int32, for CuPy before 14.1 takes the memory of int64 ones for int32 (`coo2csr`) and its constructors narrow them. Those that are
+int32 already are shared where they are canonical: CuPy sorts and sums in place only what is not. The order of entries is torch's work
+here, since CuPy's constructors wait for the device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from .backends.cupy_runtime import array, here, sparse, tensor
+from .backends.cupy_runtime import array, here, sparse
 from .errors import sentence
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
@@ -23,7 +24,7 @@ _DTYPES = (torch.bool, torch.float32, torch.float64, torch.complex64, torch.comp
 
 def t2c_csr(T: Tensor) -> Any:
     """The CuPy CSR matrix of a checked CSR tensor."""
-    crow, col, values = T.crow_indices(), T.col_indices(), _owned(T.values())
+    values, (crow, col) = _owned(T.values()), _narrow(T, T.crow_indices(), T.col_indices())
     canonical = _canonical(_rows(crow, col), col)
     if not canonical:
         crow, col = crow.clone(), col.clone()
@@ -42,6 +43,7 @@ def t2c_coo(T: Tensor) -> Any:
     values = _owned(T.values())
     if not _canonical(row, col):  # called coalesced, but is not
         row, col, values = _summed(row, col, values, tuple(T.shape))
+    row, col = _narrow(T, row, col)
     with here(T.device) as at:
         M = sparse().coo_matrix(tuple(T.shape), dtype=array(values).dtype)
         M.data, M.row, M.col = array(values), array(row), array(col)
@@ -79,10 +81,18 @@ def c2t_coo(M: Any) -> Tensor:
 
 
 def _taken(*arrays: Any) -> tuple[Tensor, ...]:
-    """Copies of CuPy's arrays; what CuPy's current stream still does to them is waited for."""
-    there = [from_dlpack(a) for a in arrays]
-    with here(there[0].device):
-        return tuple(tensor(a.copy()) for a in arrays)
+    """Copies of CuPy's arrays, ordinary tensors; torch's stream waits for what CuPy's current stream on their device still does to them."""
+    with arrays[0].device:
+        return tuple(from_dlpack(a).clone(memory_format=torch.contiguous_format) for a in arrays)
+
+
+def _narrow(T: Tensor, *indices: Tensor) -> list[Tensor]:
+    """int32 indices of what is in T."""
+    if max(*T.shape, indices[-1].shape[0]) >= 2**31:
+        raise ValueError(
+            sentence(f"T is {T.shape[0]} x {T.shape[1]} with {indices[-1].shape[0]} entries; CuPy's matrices take fewer than 2**31 of each.")
+        )
+    return [t.int() for t in indices]
 
 
 def _owned(values: Tensor) -> Tensor:

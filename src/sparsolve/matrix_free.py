@@ -19,7 +19,7 @@ from .errors import SolveError, sentence
 from .iterative import Iterative
 from .operands import DTYPES, as_columns
 from .operators import Operator, form_of, probe, product
-from .ops import REPORT, located
+from .ops import REPORT, located, on_its_device
 from .ops import columns as columns_of
 from .registration import attach, on_the_ground, one_level_out
 from .result import Info, Solution
@@ -105,6 +105,7 @@ class _Products:
 
 
 @torch.library.custom_op("sparsolve::solve_operator", mutates_args=(), tags=_TAGS)
+@on_its_device
 def _solve_operator(
     theta: Tensor,
     b: Tensor,

@@ -75,6 +75,9 @@ class _Key:
     def own(self) -> None:
         """From here on, in memory that nobody else writes to."""
         self.arrays = tuple(a if isinstance(a, bytes) else a.copy() for a in self.arrays)
+        for a in self.arrays:
+            if not isinstance(a, (bytes, np.ndarray)):
+                a[-1:].get()  # a wait for the device: another stream may compare with the copy at once
 
     @property
     def nbytes(self) -> int:
@@ -269,7 +272,8 @@ def _bits(a: Any) -> Any:
     if a.nbytes <= _WHOLE:
         a = a if isinstance(a, np.ndarray) else a.get()
         return a.tobytes()
-    return a.reshape(-1).view("i8" if a.nbytes % 8 == 0 else f"i{a.itemsize}")
+    wide = isinstance(a, np.ndarray) and a.nbytes % 8 == 0  # a device reads no number that its address does not divide
+    return a.reshape(-1).view("i8" if wide else f"i{min(a.itemsize, 8)}")
 
 
 def _sample(bits: Any, summed: bool) -> Hashable:

@@ -23,7 +23,7 @@ from .result import Status
 from .solvers import Solver, decode, split
 from .threads import each
 
-__all__ = ["REPORT", "columns", "located"]
+__all__ = ["REPORT", "columns", "located", "on_its_device"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
@@ -36,7 +36,7 @@ def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
     which these ops do not have, takes a tenth of the time of a small solve."""
 
     def define(body: Callable[..., Any]) -> Any:
-        call = _on_its_device(body)
+        call = on_its_device(body)
         op = torch.library.custom_op(name, call, mutates_args=(), tags=_TAGS)
         _library.impl(name, torch.compiler.disable(call), "CPU")
         return op
@@ -44,7 +44,7 @@ def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
-def _on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
+def on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
     """Run an op's body as its tensors' device wants it: in its stream, in its memory."""
 
     @wraps(body)

@@ -20,10 +20,11 @@ from torch import Tensor
 from ..memo import ANALYSES, release
 from ..pattern import check_entries, check_form
 from . import host
-from .cupy_runtime import array, cupy, here, new, now, sparse, tensor
+from .cupy_runtime import aligned, array, cupy, here, new, now, sparse, tensor
 
 __all__ = [
     "Matrix",
+    "Product",
     "Structure",
     "array",
     "empty",
@@ -168,6 +169,28 @@ def _filled(template: Any, data: Any) -> Any:
     return A
 
 
+class Product:
+    """`M @ x` for `(n, k)` as cuSPARSE does it best: column by column in memory, and one column as a vector.
+
+    It is not asked for empty products, which its descriptors do not describe, nor to read what begins inside of an allocation.
+    """
+
+    def __init__(self, M: Any) -> None:
+        self.M = M
+
+    def __matmul__(self, x: Any) -> Any:
+        cp, M = cupy(), self.M
+        if not x.size:
+            return cp.zeros((M.shape[0], x.shape[1]), dtype=x.dtype)
+        x = aligned(cp.asfortranarray(x))
+        return (M @ x.ravel())[:, None] if x.shape[1] == 1 else M @ x
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values and of the indices, though many matrices may share these."""
+        return sum(int(a.nbytes) for a in (self.M.data, self.M.indices, self.M.indptr))
+
+
 class Matrix:
     """One matrix to multiply with, in the form that a product wants."""
 
@@ -177,12 +200,12 @@ class Matrix:
     @cached_property
     def plain(self) -> Any:
         """`A`."""
-        return self._structure.csr(self._values)
+        return Product(self._structure.csr(self._values))
 
     @cached_property
     def adjoint(self) -> Any:
         """`Aᴴ`."""
-        return self._structure.csr(self._values, adjoint=True)
+        return Product(self._structure.csr(self._values, adjoint=True))
 
     def settled(self) -> Matrix:
         """With both made now: what one stream makes when it first needs it, another could read too early."""
@@ -192,7 +215,7 @@ class Matrix:
     @property
     def nbytes(self) -> int:
         """Bytes of values, of both."""
-        return 2 * int(self.plain.data.nbytes)
+        return 2 * int(self.plain.M.data.nbytes)
 
 
 def matrix(structure: Structure, values: Any) -> Matrix:
@@ -201,9 +224,8 @@ def matrix(structure: Structure, values: Any) -> Matrix:
 
 
 def multiply(A: Matrix, x: Any, *, adjoint: bool) -> Any:
-    """`A x` or `Aᴴ x`, `x` `(n, k)`; one column is a product with a vector, which cuSPARSE does faster."""
-    M = A.adjoint if adjoint else A.plain
-    return (M @ x.ravel())[:, None] if x.shape[1] == 1 else M @ cupy().asfortranarray(x)
+    """`A x` or `Aᴴ x`, `x` `(n, k)`."""
+    return (A.adjoint if adjoint else A.plain) @ x
 
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import BackendUnavailableError, sentence
 from ..iterative import Iterative
-from .cupy_device import Structure
+from . import iterative
+from .cupy_device import Product, Structure
 from .cupy_preconditioners import build
 from .cupy_runtime import now
 from .diagnosis import not_finite
 from .iterative import IterativeFactor, Prepared
 
-__all__ = ["factorize"]
+__all__ = ["factorize", "matrix_free"]
 
 
 def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
@@ -20,7 +22,19 @@ def factorize(structure: Structure, values: Any, solver: Iterative) -> Iterative
     if error is not None:
         raise error
     M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-    A = {adjoint: structure.csr(values, adjoint=adjoint) for adjoint in (False, True)}
-    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
+    A = {adjoint: Product(structure.csr(values, adjoint=adjoint)) for adjoint in (False, True)}
+    held = sum(product.nbytes for product in A.values())
     now().stream.synchronize()  # from here on any stream may read it
     return IterativeFactor(Prepared(A, M, held + (0 if M is None else int(M.nbytes))), solver)
+
+
+def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:
+    """The same for a matrix of which only products are known."""
+    if solver.preconditioner is not None:
+        raise BackendUnavailableError(
+            sentence(
+                f"{type(solver.preconditioner).__name__} of an Operator has no backend for CUDA tensors in this version.",
+                remedy="Solve without a preconditioner, or move params and b to the CPU.",
+            )
+        )
+    return iterative.matrix_free(products, theta, solver, n, dtype)

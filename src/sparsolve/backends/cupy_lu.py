@@ -59,7 +59,9 @@ class LUFactor:
         self._host, self._definite, self._lock = structure.host, isinstance(solver, Cholesky), threading.Lock()
         self._A = A = self._host.csc(values.get())
         self._M = Matrix(structure, values).settled()
-        self._limits = np.finfo(values.dtype)
+        self._limits = limits = np.finfo(values.dtype)
+        # what underflows: CuPy compiles with -ftz=true, so that in single precision nothing is between 0 and tiny
+        self._least = float(limits.tiny if limits.bits == 32 else limits.smallest_subnormal)
         if self._host.empty:
             raise singular(A, "LU has no pivot to choose.")
         size, least = np.abs(A.data), float(self._limits.tiny)
@@ -124,7 +126,7 @@ class LUFactor:
 
     def _refined(self, lu: Substitution, b: Any, adjoint: bool) -> Any:
         """Solve, and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
-        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
+        norm, least = self._norms[adjoint], 100 * self._least
         tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
         size = abs(b).max(axis=0) / norm
         x = lu.solve(b, adjoint=adjoint)
@@ -161,7 +163,7 @@ class Substitution:
         """`A⁻¹ b` or `A⁻ᴴ b`, as `Reordered` does it."""
         trans = "N" if not adjoint else "H" if b.dtype.kind == "c" else "T"
         before, after = (self._columns, self._rows) if adjoint else (self._rows, self._columns)
-        y = self._lu.solve(b if before is None else b[before], trans)
+        y = self._lu.solve(cupy().asfortranarray(b if before is None else b[before]), trans)  # the order that SpSM takes and makes
         if after is None:
             return y
         x = cupy().empty_like(y)

@@ -18,7 +18,8 @@ from ..convert_cupy import t2c_csr
 from ..errors import sentence
 from ..krylov import iterate
 from ..krylov_columns import norm
-from .cupy_runtime import array, cupy, sparse, sparse_linalg
+from .cupy_device import Product
+from .cupy_runtime import aligned, array, cupy, sparse, sparse_linalg
 from .diagnosis import not_finite
 from .scipy_iterative import OWN, SPARSE, Iterative, stopped
 
@@ -41,7 +42,7 @@ def solution(how: Iterative, A: Any, b: Any) -> Any:
     bound, restart = how.bound(size), min(how.restart or _RESTART, n)
     found = iterate(
         how.method,
-        A,
+        Product(A),
         b,
         rtol=0.0,
         atol=bound,
@@ -106,4 +107,4 @@ def _preconditioner(how: Iterative, b: Any) -> Callable[[Any], Any] | None:
         except NotImplementedError:
             return None
         M = M.H
-    return lambda r: M.matvec(r.ravel()).astype(r.dtype, copy=False)[:, None]
+    return lambda r: M.matvec(aligned(r.ravel())).astype(r.dtype, copy=False)[:, None]

@@ -6,6 +6,7 @@ works inside `here`, and with nothing else is a kernel of CuPy in order with tor
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ..errors import BackendUnavailableError, sentence
 
-__all__ = ["Here", "array", "cupy", "extra", "here", "new", "now", "problem", "sparse", "sparse_linalg", "tensor"]
+__all__ = ["Here", "aligned", "array", "cupy", "extra", "here", "new", "now", "problem", "sparse", "sparse_linalg", "tensor"]
 
 
 def extra() -> str:
@@ -59,7 +60,7 @@ def problem() -> str | None:
         )
     try:
         import_module(f"{cp.__name__}x.scipy.sparse.linalg")
-    except ImportError as error:
+    except Exception as error:  # each release reports a library that it cannot load by an exception of its own
         return sentence(
             f"CuPy {cp.__version__} lacks CUDA libraries: {' '.join(str(error).split())}.",
             "The wheel of CuPy brings none of them.",
@@ -139,13 +140,14 @@ def here(device: torch.device) -> Iterator[Here]:
 @cache
 def _allocator() -> Any:
     """torch's caching allocator for CuPy's temporary arrays: one pool of memory, and what is free in it is free for both."""
-    torch_cuda = cuda
+    torch_cuda, ending = cuda, sys.is_finalizing
 
     def malloc(size: int, index: int) -> int:
         return torch_cuda.caching_allocator_alloc(size, index, torch_cuda.current_stream(index))  # type: ignore[no-any-return]
 
     def free(pointer: int, index: int) -> None:
-        torch_cuda.caching_allocator_delete(pointer)
+        if not ending():  # while the interpreter ends, torch's functions are no more, and what lives till then is freed with the process
+            torch_cuda.caching_allocator_delete(pointer)
 
     return cupy().cuda.PythonFunctionAllocator(malloc, free)
 
@@ -164,6 +166,11 @@ def array(t: Tensor) -> Any:
     a = cupy().from_dlpack(t)
     a = a.conj() if conj else a
     return cupy().ascontiguousarray(-a if neg else a)
+
+
+def aligned(a: Any) -> Any:
+    """The array, or a copy that begins where an allocation may: cuSPARSE reads 16 bytes at once, whatever the type."""
+    return a if a.data.ptr % 16 == 0 else a.copy("K")
 
 
 def new(shape: tuple[int, ...], dtype: Any) -> Any:
