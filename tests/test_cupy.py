@@ -181,6 +181,41 @@ def test_matmul_and_its_gradient(device, name, adjoint):
     torch.testing.assert_close(got, (y, g))
 
 
+def test_empty_products(device):
+    """No column, or no row of A: cuSPARSE is not asked."""
+    values, pattern = SYSTEMS["banded"](F64)
+    n = pattern.shape[0]
+    assert sps.matmul(sps.SparseMatrix(values, pattern), torch.zeros(n, 0, dtype=F64)).shape == (n, 0)
+    none = sps.Pattern(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (0, n))
+    y = sps.matmul(sps.SparseMatrix(torch.zeros(0, dtype=F64), none), torch.zeros(0, 2, dtype=F64), adjoint=True)
+    assert torch.equal(y, torch.zeros(n, 2, dtype=F64))
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+def test_memory_that_begins_inside_of_an_allocation(device, monkeypatch, dtype):
+    """Slices of larger tensors, and of batches: a kernel that reads 8 or 16 bytes at once would stop the whole device."""
+    monkeypatch.setattr(memo, "_WHOLE", 16)
+    values, pattern, b = system("Poisson 2-D", dtype, 3)
+    shifted = [torch.cat([t.new_zeros(1), t.ravel()])[1:].view(t.shape) for t in (values, pattern.crow, pattern.col, b)]
+    assert all(t.data_ptr() % 16 for t in shifted)
+    v, crow, col, c = shifted
+    P = sps.Pattern(crow, col, pattern.shape)
+    check(v, P, c, solve(v, P, c), False)
+    for right in (c, c[:, :1], c[:, 0]):
+        y = sps.matmul(sps.SparseMatrix(v, P), right.contiguous())
+        torch.testing.assert_close(y, oracle.matmul(values, pattern, right, False))
+    n = pattern.shape[0] - 1  # odd: rows of GMRES's basis, and matrices of a batch, begin anywhere
+    inner = oracle.dense(values, pattern)[:n, :n]
+    v, P = oracle.pattern_of(inner)
+    batch = torch.stack([v, 2 * v, 3 * v])
+    rhs = torch.randn(3, n, 1, dtype=dtype)
+    rtol = 1e-5 if dtype is torch.float32 else 1e-11
+    for solver in (sps.LU(), sps.GMRES(rtol=rtol), sps.GMRES(rtol=rtol, preconditioner=sps.ILU())):
+        x = sps.solve(sps.SparseMatrix(batch, P), rhs, solver)
+        expected = torch.linalg.inv(torch.stack([inner, 2 * inner, 3 * inner])) @ rhs
+        torch.testing.assert_close(x, expected, rtol=1e3 * rtol, atol=1e3 * rtol)
+
+
 def test_sample_needs_no_nnz_times_k(device):
     """Each temporary array is of nnz or n k numbers."""
     values, pattern = SYSTEMS["Poisson 3-D"](F64)
@@ -263,6 +298,16 @@ def test_not_finite(device):
             solve(values_bad, pattern, b, solver)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-34, 1e-37])
+def test_single_precision_without_subnormal_numbers(device, size):
+    """What CuPy's kernels flush to 0 is no residual that refinement could remove, nor is it lost before the last product."""
+    values, pattern, b = system("circuit", torch.float32, 2)
+    for adjoint in (False, True):
+        x = solve(values, pattern, size * b, adjoint=adjoint)
+        expected = oracle.solve(values.double(), pattern, (size * b).double(), adjoint)
+        assert (x - expected).abs().max() <= 1e-3 * expected.abs().max() + torch.finfo(torch.float32).tiny
+
+
 def test_one_singular_matrix_of_a_batch(device):
     values, pattern, b = system("banded")
     x, info = sps.solve_with_info(
@@ -326,6 +371,31 @@ def test_iterative_gradient_start_and_failure(device):
     assert info.status.tolist() == [sps.Status.MAXITER] * 2
     with pytest.raises(sps.ConvergenceError, match="CG stopped with"):
         solve(values, pattern, b, sps.CG(rtol=1e-12, maxiter=2))
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("report", [False, True])
+def test_operator(device, dtype, report):
+    values, pattern, b = system("convection-diffusion", dtype, 2)
+    D, solver = oracle.dense(values, pattern), sps.GMRES(rtol=1e-12)
+
+    def product(D, x):
+        return D @ x
+
+    def f(D, solve):
+        return solve(D).abs().square().sum()
+
+    def ours(D):
+        if report:
+            return sps.solve_with_info(sps.Operator(product, D), b, solver).x
+        return sps.solve(sps.Operator(product, D), b, solver)
+
+    torch.testing.assert_close(ours(D), torch.linalg.inv(D) @ b)
+    got, expected = (torch.func.grad(f)(D, s) for s in (ours, lambda D: torch.linalg.inv(D) @ b))
+    torch.testing.assert_close(got, expected)
+    with pytest.raises(sps.BackendUnavailableError, match="of an Operator has no backend for CUDA"):
+        sps.solve(sps.Operator(product, D), b, sps.GMRES(preconditioner=sps.ApproximateInverse(lambda r: r)))
+    assert cupy_runtime.now() is None
 
 
 def test_preconditioners_say_why_they_cannot_be(device):
@@ -478,6 +548,17 @@ def test_the_memo_compares_all_bits_of_large_arrays(device, monkeypatch):
     assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (4, 2)
 
 
+def test_the_memos_copy_is_ready_for_other_streams(device, monkeypatch):
+    """An entry is found, and compared with, while its value is still being made."""
+    monkeypatch.setattr(memo, "_WHOLE", 16)
+    values = torch.randn(100, dtype=F64)
+    with cupy_runtime.here(torch.device("cpu")):
+        key = memo._Key("", (cupy_runtime.array(values),), True)
+        key.own()
+    with device.stream(cp.TorchStream()), cupy_runtime.here(torch.device("cpu")):
+        assert key == memo._Key("", (cupy_runtime.array(values),), True)
+
+
 def test_the_memo_keeps_its_own_copy(device, monkeypatch):
     monkeypatch.setattr(memo, "_WHOLE", 16)
     values, pattern, b = system("Poisson 3-D")
@@ -609,13 +690,14 @@ def test_csr_there_and_back(device, dtype, index):
     M = convert_cupy.t2c_csr(T)
     assert M.has_canonical_format
     back = sps.c2t_csr(M)
-    assert (back.dtype, back.crow_indices().dtype, back.shape) == (dtype, index, T.shape)
+    assert M.indices.dtype == M.indptr.dtype == np.int32
+    assert (back.dtype, back.crow_indices().dtype, back.shape) == (dtype, torch.int32, T.shape)
     torch.testing.assert_close(back.to_dense(), T.to_dense())
     with cupy_runtime.here(torch.device("cpu")):
         M.data.fill(0)
     assert torch.equal(T.values(), values.to(dtype))
     assert torch.equal(back.values(), values.to(dtype))
-    assert M.indices._a.ctypes.data == col.data_ptr()  # indices are shared
+    assert (M.indices._a.ctypes.data == col.data_ptr()) == (index is torch.int32)  # indices are shared
 
 
 @pytest.mark.parametrize("name", ["unsorted", "duplicates"])
@@ -646,6 +728,9 @@ def test_coo_there_and_back(device, dtype):
     T = oracle.dense(*SYSTEMS["banded"](F64)).to(dtype).to_sparse()
     M = convert_cupy.t2c_coo(T)
     assert M.has_canonical_format
+    assert M.row.dtype == M.col.dtype == np.int32
+    with cupy_runtime.here(torch.device("cpu")):
+        np.testing.assert_array_equal(M.get().toarray(), T.to_dense().numpy())
     back = sps.c2t_coo(M)
     assert back.is_coalesced()
     assert back.dtype is dtype
@@ -666,6 +751,8 @@ def test_conversions_refuse(device):
         sps.c2t_csr(M)
     with pytest.raises(TypeError, match="CuPy's sparse matrices do not have"):
         convert_cupy.t2c_csr(torch.eye(3, dtype=torch.int64).to_sparse_csr())
+    with pytest.raises(ValueError, match=r"CuPy's matrices take fewer than 2\*\*31"):
+        convert_cupy.t2c_coo(torch.sparse_coo_tensor(torch.tensor([[0], [2**31]]), torch.ones(1), (1, 2**31 + 1), is_coalesced=True))
 
 
 # ---- what there is, and what is missing
@@ -711,6 +798,26 @@ def test_cupy_that_cannot_work(monkeypatch, found, message):
     cupy_runtime.cupy.cache_clear()
     with pytest.raises(sps.BackendUnavailableError, match=message):
         cupy_runtime.cupy()
+
+
+def test_libraries_that_cannot_be_loaded(monkeypatch):
+    """Whatever exception says so."""
+
+    def fails(name):
+        raise RuntimeError("Failure finding libcusparse.so")
+
+    monkeypatch.setattr(cupy_runtime, "_loaded", lambda: _NoLibraries)
+    monkeypatch.setattr(cupy_runtime, "import_module", fails)
+    assert "lacks CUDA libraries: Failure finding libcusparse.so." in cupy_runtime.problem()
+
+
+def test_nothing_is_freed_while_the_interpreter_ends(device, monkeypatch):
+    """torch's functions may be gone by then."""
+    monkeypatch.setattr(cupy_runtime.sys, "is_finalizing", lambda: True)
+    with cupy_runtime.here(torch.device("cpu")):
+        cp.zeros(3)
+    assert len(device.sizes) == 1
+    device.sizes.clear()
 
 
 def test_available(monkeypatch, device):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BackendUnavailableError, SolveError, sentence
+from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Outcome, strategy
@@ -59,9 +60,7 @@ class LUFactor:
         self._host, self._definite, self._lock = structure.host, isinstance(solver, Cholesky), threading.Lock()
         self._A = A = self._host.csc(values.get())
         self._M = Matrix(structure, values).settled()
-        self._limits = limits = np.finfo(values.dtype)
-        # what underflows: CuPy compiles with -ftz=true, so that in single precision nothing is between 0 and tiny
-        self._least = float(limits.tiny if limits.bits == 32 else limits.smallest_subnormal)
+        self._limits = np.finfo(values.dtype)
         if self._host.empty:
             raise singular(A, "LU has no pivot to choose.")
         size, least = np.abs(A.data), float(self._limits.tiny)
@@ -126,16 +125,19 @@ class LUFactor:
 
     def _refined(self, lu: Substitution, b: Any, adjoint: bool) -> Any:
         """Solve, and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
-        norm, least = self._norms[adjoint], 100 * self._least
+        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
         tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
-        size = abs(b).max(axis=0) / norm
+        size = abs(b).max(axis=0)
+        scale = power_of_two(size)  # CuPy compiles with -ftz=true: the residual of a small gradient would be 0 in single precision
+        b, size = b / scale, size / scale / norm
         x = lu.solve(b, adjoint=adjoint)
         for _ in range(_REFINEMENTS):
-            residual = b - multiply(self._M, x, adjoint=adjoint)
+            residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
             # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
             bound = tolerance * (abs(x).max(axis=0) + size) + least * (1 + 1 / norm)
-            if bool(((abs(residual).max(axis=0) / norm <= bound) & (bound < np.inf)).all()):  # the one wait
-                return x
+            fits = (bound < np.inf) & (abs(answer).max(axis=0) < np.inf)
+            if bool(((abs(residual).max(axis=0) / norm <= bound) & fits).all()):  # the one wait
+                return answer
             x = x + lu.solve(residual, adjoint=adjoint)
         return None
 
