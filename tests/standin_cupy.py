@@ -17,6 +17,7 @@ import contextlib
 import itertools
 import operator
 import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,7 +61,6 @@ class TorchCuda:
         self.default = {i: TorchStream(i) for i in range(2)}
         self.limit = float("inf")
         self.sizes: dict[int, int] = {}
-        self.pointers = itertools.count(1 << 20)
         self.local = threading.local()
 
     def current_stream(self, index: int) -> TorchStream:
@@ -81,34 +81,26 @@ class TorchCuda:
         finally:
             self.local.index = before
 
-    def caching_allocator_alloc(self, size: int, index: int, stream: TorchStream) -> int:
-        assert stream is self.current_stream(index)
+    def bytes(self, size: int, device: torch.device) -> torch.Tensor:
         if sum(list(self.sizes.values())) + size > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory (stand-in)")
-        pointer = next(self.pointers)
-        self.sizes[pointer] = size
-        return pointer
-
-    def caching_allocator_delete(self, pointer: int) -> None:
-        del self.sizes[pointer]
-
-
-class _Memory:
-    def __init__(self, size: int, malloc: Any, free: Any) -> None:
-        self.index, self.free = now().index, free
-        self.pointer = malloc(size, self.index)
-
-    def __del__(self) -> None:
-        if hasattr(self, "pointer"):
-            self.free(self.pointer, self.index)
+        t = torch.empty(size, dtype=torch.uint8)
+        key = next(_clock)
+        self.sizes[key] = size
+        weakref.finalize(t, self.sizes.pop, key)
+        return t
 
 
-class _PythonFunctionAllocator:
-    def __init__(self, malloc: Any, free: Any) -> None:
-        self.functions = malloc, free
+class _UnownedMemory:
+    def __init__(self, pointer: int, size: int, owner: Any, device_id: int) -> None:
+        assert (pointer, size, device_id) == (owner.data_ptr(), owner.numel(), now().index)
+        self.owner = owner
 
-    def malloc(self, size: int) -> _Memory | None:
-        return _Memory(size, *self.functions) if size else None  # the function is not called for nothing
+
+class _MemoryPointer:
+    def __init__(self, memory: _UnownedMemory, offset: int) -> None:
+        assert offset == 0
+        self.memory = memory
 
 
 class _Context:
@@ -137,7 +129,9 @@ cuda = SimpleNamespace(
     Device=lambda index: _Context("index", index),
     Stream=_Stream,
     using_allocator=lambda malloc: _Context("malloc", malloc),
-    PythonFunctionAllocator=_PythonFunctionAllocator,
+    UnownedMemory=_UnownedMemory,
+    runtime=SimpleNamespace(getDevice=lambda: now().index),
+    MemoryPointer=_MemoryPointer,
 )
 
 

@@ -246,10 +246,11 @@ def installed() -> Iterator[cp.TorchCuda]:
     """CPU tensors are solved by the CUDA backend, which finds the stand-in in place of CuPy."""
     torch_cuda = cp.TorchCuda()
     rows = {(s, "cpu"): m for (s, device), m in backends._SOLVERS.items() if device == "cuda"}
-    caches = (backends.device_module, backends.solver_module, runtime.cupy, runtime._part, runtime._allocator)
+    caches = (backends.device_module, backends.solver_module, runtime.cupy, runtime._part)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "_loaded", lambda: cp)
         patch.setattr(runtime, "cuda", torch_cuda)
+        patch.setattr(runtime, "_bytes", lambda *args: torch_cuda.bytes(*args))
         patch.setitem(backends._DEVICES, "cpu", "cupy_device")
         for row, module in rows.items():
             patch.setitem(backends._SOLVERS, row, module)

@@ -184,7 +184,9 @@ def test_operator(device, dtype):
 def test_slices_and_empty_products(device, dtype):
     """Memory that begins inside of an allocation, and no columns: what cuSPARSE is not to be asked for as it is."""
     values, pattern, b = system(device, "Poisson 3-D", dtype, 3)
-    v, crow, col, c = (torch.cat([t.new_zeros(1), t.ravel()])[1:].view(t.shape) for t in (values, pattern.crow, pattern.col, b))
+    v, crow, col, c = (
+        torch.cat([t.new_zeros(1), t.ravel()])[1:].view(t.shape) for t in (values, pattern.crow, pattern.col, b)
+    )
     A = sps.SparseMatrix(v, sps.Pattern(crow, col, pattern.shape))
     check(values.cpu(), pattern.to("cpu"), b.cpu(), sps.solve(A, c).cpu(), False)
     for right in (c, c[:, :1].contiguous(), c[:, 0].contiguous()):

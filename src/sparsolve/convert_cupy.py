@@ -90,7 +90,9 @@ def _narrow(T: Tensor, *indices: Tensor) -> list[Tensor]:
     """int32 indices of what is in T."""
     if max(*T.shape, indices[-1].shape[0]) >= 2**31:
         raise ValueError(
-            sentence(f"T is {T.shape[0]} x {T.shape[1]} with {indices[-1].shape[0]} entries; CuPy's matrices take fewer than 2**31 of each.")
+            sentence(
+                f"T is {T.shape[0]} x {T.shape[1]} with {indices[-1].shape[0]} entries; CuPy's matrices take fewer than 2**31 of each."
+            )
         )
     return [t.int() for t in indices]
 

@@ -128,7 +128,7 @@ class LUFactor:
         norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
         tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
         size = abs(b).max(axis=0)
-        scale = power_of_two(size)  # CuPy compiles with -ftz=true: the residual of a small gradient would be 0 in single precision
+        scale = power_of_two(size)  # CuPy flushes to zero: a small gradient would have no residual in single precision
         b, size = b / scale, size / scale / norm
         x = lu.solve(b, adjoint=adjoint)
         for _ in range(_REFINEMENTS):
@@ -165,7 +165,8 @@ class Substitution:
         """`A⁻¹ b` or `A⁻ᴴ b`, as `Reordered` does it."""
         trans = "N" if not adjoint else "H" if b.dtype.kind == "c" else "T"
         before, after = (self._columns, self._rows) if adjoint else (self._rows, self._columns)
-        y = self._lu.solve(cupy().asfortranarray(b if before is None else b[before]), trans)  # the order that SpSM takes and makes
+        b = cupy().asfortranarray(b if before is None else b[before])  # as SpSM returns it
+        y = self._lu.solve(b, trans)
         if after is None:
             return y
         x = cupy().empty_like(y)

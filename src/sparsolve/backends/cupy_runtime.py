@@ -6,7 +6,6 @@ works inside `here`, and with nothing else is a kernel of CuPy in order with tor
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,20 @@ from torch.utils.dlpack import from_dlpack
 
 from ..errors import BackendUnavailableError, sentence
 
-__all__ = ["Here", "aligned", "array", "cupy", "extra", "here", "new", "now", "problem", "sparse", "sparse_linalg", "tensor"]
+__all__ = [
+    "Here",
+    "aligned",
+    "array",
+    "cupy",
+    "extra",
+    "here",
+    "new",
+    "now",
+    "problem",
+    "sparse",
+    "sparse_linalg",
+    "tensor",
+]
 
 
 def extra() -> str:
@@ -127,7 +139,7 @@ def here(device: torch.device) -> Iterator[Here]:
     cp, index = cupy(), device.index or 0
     with cuda.device(index), cp.cuda.Device(index):
         stream = cuda.current_stream(index)
-        with cp.cuda.Stream.from_external(stream), cp.cuda.using_allocator(_allocator().malloc):
+        with cp.cuda.Stream.from_external(stream), cp.cuda.using_allocator(_memory):
             outer, _local.here = getattr(_local, "here", None), Here(device, stream)
             try:
                 yield _local.here
@@ -137,19 +149,19 @@ def here(device: torch.device) -> Iterator[Here]:
                 _local.here = outer
 
 
-@cache
-def _allocator() -> Any:
-    """torch's caching allocator for CuPy's temporary arrays: one pool of memory, and what is free in it is free for both."""
-    torch_cuda, ending = cuda, sys.is_finalizing
+def _bytes(size: int, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device=device)
 
-    def malloc(size: int, index: int) -> int:
-        return torch_cuda.caching_allocator_alloc(size, index, torch_cuda.current_stream(index))  # type: ignore[no-any-return]
 
-    def free(pointer: int, index: int) -> None:
-        if not ending():  # while the interpreter ends, torch's functions are no more, and what lives till then is freed with the process
-            torch_cuda.caching_allocator_delete(pointer)
+def _memory(size: int) -> Any:
+    """torch's memory for CuPy's temporary arrays: one pool, and what is free in it is free for both.
 
-    return cupy().cuda.PythonFunctionAllocator(malloc, free)
+    A tensor owns it. (CuPy's `PythonFunctionAllocator` calls a function to free it, which Python's garbage collector or its end may have taken away by then.)
+    """
+    cp_cuda = cupy().cuda
+    index = cp_cuda.runtime.getDevice()  # a user's callable may have made another one the current one
+    t = _bytes(size, torch.device(now().device.type, index))
+    return cp_cuda.MemoryPointer(cp_cuda.UnownedMemory(t.data_ptr(), size, t, index), 0)
 
 
 def array(t: Tensor) -> Any:
