@@ -307,6 +307,12 @@ def test_single_precision_without_subnormal_numbers(device, size):
         assert (x - expected).abs().max() <= 1e-3 * expected.abs().max() + torch.finfo(torch.float32).tiny
 
 
+def test_a_solution_that_overflows_is_an_error(device):
+    values, pattern, b = system("banded", F64, 2)
+    with pytest.raises(sps.SolveError):
+        solve(1e-200 * values, pattern, 1e200 * b)
+
+
 def test_one_singular_matrix_of_a_batch(device):
     values, pattern, b = system("banded")
     x, info = sps.solve_with_info(
