@@ -156,3 +156,28 @@ def test_lazy_bits_made_inside_a_compiled_function(dtype: torch.dtype) -> None:
     expected = f(values, b, lambda v, r: oracle.solve(v, pattern, r))
     got = torch.compile(lambda v, r: f(v, r, ours), fullgraph=True, backend="aot_eager")(values, b)
     torch.testing.assert_close(got, expected)
+
+
+@both_functions
+def test_what_no_derivative_reads_may_be_written_to(name: str) -> None:
+    """A right-hand side in `solve`, a result of `matmul`: as for dense products, they are not held for the backward."""
+    gradients = []
+    for write in (False, True):
+        values, pattern, b = problem(torch.float64)
+        b = b.detach()
+        y = FUNCTIONS[name](sps.SparseMatrix(values, pattern), b)
+        weights = torch.arange(1.0, 4.0, dtype=y.dtype)
+        if write:
+            (b if name == "solve" else y).add_(1)
+        (weights * y).sum().backward()
+        gradients.append(values.grad)
+    assert torch.equal(*gradients)
+
+
+def test_what_derivatives_read_must_not_be_written_to() -> None:
+    values, pattern, b = problem(torch.float64)
+    x = sps.solve(sps.SparseMatrix(values, pattern), b)
+    with torch.no_grad():
+        values.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        x.sum().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,51 @@ def test_export_and_reload(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "model.pt2")
     again = torch.export.load(tmp_path / "model.pt2").module()
     torch.testing.assert_close(again(b), oracle.solve(values, pattern, b))
+
+
+class OfMatrix(torch.nn.Module):
+    def forward(self, A: sps.SparseMatrix, b: Tensor) -> Tensor:
+        return sps.solve(A, b)
+
+
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load of 2.11
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_of_a_matrix_as_argument(strict: bool, tmp_path: Path) -> None:
+    values, pattern, b = problem()
+    program = torch.export.export(OfMatrix(), (sps.SparseMatrix(values, pattern), b), strict=strict)
+    torch.export.save(program, tmp_path / "model.pt2")
+    again = torch.export.load(tmp_path / "model.pt2").module()
+    same = sps.Pattern(pattern.crow.clone(), pattern.col.clone(), pattern.shape)
+    torch.testing.assert_close(again(sps.SparseMatrix(2 * values, same), b), oracle.solve(2 * values, pattern, b))
+    other = sps.Pattern(pattern.crow, pattern.col.flip(0), pattern.shape)
+    with pytest.raises(ValueError, match="tree spec"):
+        again(sps.SparseMatrix(values, other), b)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # torch's own, of its fake inputs
+def test_compiled_autograd() -> None:
+    """A graph around the rules, which run as they are: other ones for the adjoint, and for another solver."""
+    values, pattern, b = problem()
+
+    def gradient(f: Any, compiled: bool) -> Tensor:
+        v = values.clone().requires_grad_()
+        loss = f(sps.SparseMatrix(v, pattern)).sin().sum()
+        if compiled:
+            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="aot_eager")):
+                loss.backward()
+        else:
+            loss.backward()
+        assert v.grad is not None
+        return v.grad
+
+    for solver in (sps.LU(), sps.GMRES(rtol=1e-12), lambda A, b: np.linalg.solve(A.toarray(), b)):
+        for adjoint in (False, True, False):
+            f = partial(sps.solve, b=b, solver=solver, adjoint=adjoint)
+            torch.testing.assert_close(gradient(f, True), gradient(f, False))
+            f = partial(sps.matmul, x=b, adjoint=adjoint)
+            torch.testing.assert_close(gradient(f, True), gradient(f, False))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -350,3 +350,50 @@ def test_failures_say_which_solve_and_which_of_a_batch() -> None:
         grad(start)(D)
     with pytest.raises(sps.ConvergenceError, match="for a tangent"):
         jvp(start, (D,), (D.flip(0) ** 2,))
+
+
+def test_a_function_that_solves_by_its_params() -> None:
+    """A Schur complement, `(I − s F K⁻¹ F) x`: params have the numbers that they have, wherever the function is called."""
+    torch.manual_seed(6)
+    K = torch.randn(N, N, dtype=torch.float64) + 4 * torch.eye(N)
+    inner = sps.SparseMatrix.from_torch(K.to_sparse_csr())
+    b = torch.randn(N, dtype=torch.float64)
+
+    def schur(params: Any, x: Tensor) -> Tensor:
+        return x - params["s"] * sps.solve(sps.SparseMatrix(params["k"], inner.pattern), x)
+
+    def ours(k: Tensor, s: Tensor) -> Tensor:
+        return sps.solve(sps.Operator(schur, {"k": k, "s": s}), b, sps.GMRES(**TIGHT))
+
+    def expected(k: Tensor, s: Tensor) -> Tensor:
+        K = torch.zeros(N, N, dtype=k.dtype).index_put((inner.pattern.rows(), inner.pattern.col), k)
+        return torch.linalg.inv(torch.eye(N) - s * torch.linalg.inv(K)) @ b
+
+    k, s = inner.values, torch.tensor(0.3, dtype=torch.float64)
+    many = torch.stack([k, 2 * k]), torch.stack([s, -s])
+    for transform, arguments in (
+        (lambda f: f, (k, s)),
+        (lambda f: torch.func.jacrev(f, (0, 1)), (k, s)),
+        (lambda f: torch.func.jacfwd(f, (0, 1)), (k, s)),
+        (lambda f: hessian(lambda k, s: f(k, s).sin().sum(), 1), (k, s)),
+        (lambda f: vmap(vmap(f, (None, 0)), (0, None)), many),
+        (lambda f: vmap(grad(lambda k, s: f(k, s).sum())), many),
+    ):
+        torch.testing.assert_close(transform(ours)(*arguments), transform(expected)(*arguments))
+
+
+def test_autocast() -> None:
+    """As for `torch.linalg`: a half right-hand side is float32 again, and the function's products are not half."""
+    torch.manual_seed(7)
+    K = torch.randn(N, N) + 4 * torch.eye(N)
+    right = torch.randn(N, N) @ torch.randn(N)
+
+    def total(K: Tensor, b: Tensor) -> Tensor:
+        return sps.solve(sps.Operator(torch.mv, K), b, sps.GMRES()).sum()
+
+    expected = grad(total)(K, right)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = right.bfloat16()
+        assert total(K, half).dtype is torch.float32
+        assert torch.equal(grad(total)(K, right), expected)
+        assert torch.equal(total(K, half), total(K, half.float()))

@@ -349,6 +349,22 @@ def test_schema_of_the_pattern_round_trips():
     assert pattern.col.dtype is torch.int32
 
 
+def test_leaf_has_a_path():
+    A = sps.SparseMatrix(torch.ones(2), pattern_of([0, 1, 2], [0, 1], (2, 2)))
+    (path, leaf), *rest = torch_pytree.tree_flatten_with_path({"A": A})[0]
+    assert (torch_pytree.keystr(path), leaf, rest) == ("['A'].values", A.values, [])
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_saved_matrix_is_loaded_by_default(batch, tmp_path):
+    """`torch.load` reads arrays only, unless it is told otherwise; these are arrays."""
+    A = sps.SparseMatrix(torch.randn(*batch, 2), pattern_of([0, 1, 2], [0, 1], (2, 2)))
+    torch.save({"A": A}, tmp_path / "A.pt")
+    again = torch.load(tmp_path / "A.pt")["A"]
+    assert torch.equal(again.values, A.values)
+    assert again.pattern == A.pattern
+
+
 # ---- conversions
 
 

@@ -60,6 +60,12 @@ PRIVATE = [
         "what torch/_tensor_str.py prints of a wrapped tensor",
     ),
     (
+        "torch._C._functorch",
+        "maybe_get_bdim",
+        "says which dimension of a tensor is vmap's",
+        "what torch/_tensor_str.py or torch/_functorch ask of a batched tensor",
+    ),
+    (
         "torch._C",
         "_ForceDispatchKeyGuard",
         "dispatches as in the user's code where rules and bodies apply transforms",

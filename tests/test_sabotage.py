@@ -390,8 +390,8 @@ MISTAKES = [
         "sample(crow, col, u, v) if",
         "reverse real, second real",
     ),
-    Mistake("tangent without Ȧ", calculus._solve_jvp, "_sum([d_b, change], x)", "_sum([d_b], x)", "forward real"),
-    Mistake("tangent without ḃ", calculus._solve_jvp, "_sum([d_b, change], x)", "_sum([change], x)", "forward real"),
+    Mistake("tangent without Ȧ", calculus._solve_jvp, "_sum(d_b, change)", "_sum(d_b)", "forward real"),
+    Mistake("tangent without ḃ", calculus._solve_jvp, "_sum(d_b, change)", "_sum(change)", "forward real"),
     Mistake("Ȧ x with the wrong sign", calculus._solve_jvp, "-matmul(", "matmul(", "forward real, second real"),
     Mistake(
         "Ȧ x where Ȧᴴ x is due",
@@ -415,8 +415,8 @@ MISTAKES = [
     Mistake(
         "product's tangent without Ȧ",
         calculus._matmul_jvp,
-        "_sum([by_values, by_x], y)",
-        "_sum([by_x], y)",
+        "_sum(by_values, by_x)",
+        "_sum(by_x)",
         "forward real",
     ),
     Mistake(
@@ -426,9 +426,7 @@ MISTAKES = [
         "u, v.shape[-2], False)",
         "second real",
     ),
-    Mistake(
-        "sample's tangent without v̇", calculus._sample_jvp, "_sum([by_u, by_v], s)", "_sum([by_u], s)", "second real"
-    ),
+    Mistake("sample's tangent without v̇", calculus._sample_jvp, "_sum(by_u, by_v)", "_sum(by_u)", "second real"),
     Mistake(
         "sample's tangent with u and v̇ swapped",
         calculus._sample_jvp,

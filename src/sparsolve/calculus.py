@@ -66,11 +66,10 @@ def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Te
     return sample(crow, col, v, u) if adjoint else sample(crow, col, u, v)
 
 
-def _sum(terms: Sequence[Tensor | None], like: Tensor) -> Tensor:
-    """The terms that there are, added up."""
-    present = [t for t in terms if t is not None]
-    total = present[0] if present else torch.zeros_like(like)
-    for t in present[1:]:
+def _sum(*terms: Tensor | None) -> Tensor:
+    """The terms that there are, one at least, added up."""
+    total, *rest = [t for t in terms if t is not None]
+    for t in rest:
         total = total + t
     return total
 
@@ -89,7 +88,7 @@ def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
     values, crow, col, _, solver, adjoint, *_ = inputs
     d_values, d_b = tangents[0], tangents[3]
     change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
-    return solve(values, crow, col, _sum([d_b, change], x), tangent(solver), adjoint)[0]
+    return solve(values, crow, col, _sum(d_b, change), tangent(solver), adjoint)[0]
 
 
 def _solve_vmap(
@@ -119,21 +118,19 @@ def _solve_vmap(
 # ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ
 
 
-def _matmul_backward(
-    inputs: Sequence[Any], y: Tensor, needs: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _matmul_backward(inputs: Sequence[Any], y: None, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
     values, crow, col, x, columns, adjoint = inputs
     d_values = _outer(crow, col, grad, x, adjoint) if needs[0] else None
     d_x = matmul(values, crow, col, grad, columns, not adjoint) if needs[3] else None
     return d_values, None, None, d_x, None, None
 
 
-def _matmul_jvp(inputs: Sequence[Any], y: Tensor, tangents: Tangents) -> Tensor:
+def _matmul_jvp(inputs: Sequence[Any], y: None, tangents: Tangents) -> Tensor:
     values, crow, col, x, columns, adjoint = inputs
     d_values, d_x = tangents[0], tangents[3]
     by_values = None if d_values is None else matmul(d_values, crow, col, x, columns, adjoint)
     by_x = None if d_x is None else matmul(values, crow, col, d_x, columns, adjoint)
-    return _sum([by_values, by_x], y)
+    return _sum(by_values, by_x)
 
 
 def _matmul_vmap(
@@ -150,21 +147,19 @@ def _matmul_vmap(
 # ---- sample: ṡ = u̇ vᴴ + u v̇ᴴ on the pattern;  ū = S̄ v,  v̄ = S̄ᴴ u
 
 
-def _sample_backward(
-    inputs: Sequence[Any], s: Tensor, needs: Sequence[bool], grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _sample_backward(inputs: Sequence[Any], s: None, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
     crow, col, u, v = inputs
     d_u = matmul(grad, crow, col, v, v.shape[-2], False) if needs[2] else None
     d_v = matmul(grad, crow, col, u, v.shape[-2], True) if needs[3] else None
     return None, None, d_u, d_v
 
 
-def _sample_jvp(inputs: Sequence[Any], s: Tensor, tangents: Tangents) -> Tensor:
+def _sample_jvp(inputs: Sequence[Any], s: None, tangents: Tangents) -> Tensor:
     crow, col, u, v = inputs
     d_u, d_v = tangents[2], tangents[3]
     by_u = None if d_u is None else sample(crow, col, d_u, v)
     by_v = None if d_v is None else sample(crow, col, u, d_v)
-    return _sum([by_u, by_v], s)
+    return _sum(by_u, by_v)
 
 
 def _sample_vmap(info: Any, dims: Dims, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Any:
@@ -202,6 +197,6 @@ def _unfold(x: Tensor, size: int) -> Tensor:
     return x.reshape(*x.shape[:-1], size, x.shape[-1] // size)
 
 
-attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap)
-attach("matmul", backward=_matmul_backward, jvp=_matmul_jvp, vmap=_matmul_vmap)
-attach("sample", backward=_sample_backward, jvp=_sample_jvp, vmap=_sample_vmap)
+attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap, unread=(3, 7))  # b, x0
+attach("matmul", backward=_matmul_backward, jvp=_matmul_jvp, vmap=_matmul_vmap, unread=(-1,))  # y
+attach("sample", backward=_sample_backward, jvp=_sample_jvp, vmap=_sample_vmap, unread=(-1,))  # s

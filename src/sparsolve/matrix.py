@@ -215,6 +215,9 @@ class SparseMatrix:
         """Number of stored entries of one matrix, stored zeros and duplicates included."""
         return self.pattern.nnz
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SparseMatrix, (self.values, self.pattern)
+
     def __matmul__(self, x: Any) -> Any:
         return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented
 
@@ -263,6 +266,10 @@ def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
     return (A.values,), A.pattern
 
 
+def _flatten_with_keys(A: SparseMatrix) -> tuple[tuple[tuple[Any, Any]], Pattern]:
+    return ((torch_pytree.GetAttrKey("values"), A.values),), A.pattern
+
+
 def _unflatten_torch(leaves: Any, pattern: Pattern) -> SparseMatrix:
     (values,) = leaves
     return SparseMatrix(values, pattern)
@@ -272,6 +279,7 @@ def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
     return _unflatten_torch(leaves, pattern)
 
 
+torch.serialization.add_safe_globals([Pattern, SparseMatrix])  # arrays, checked where a Pattern is made
 torch_pytree.register_pytree_node(
     SparseMatrix,
     _flatten,  # type: ignore[arg-type]
@@ -279,6 +287,7 @@ torch_pytree.register_pytree_node(
     serialized_type_name="sparsolve.SparseMatrix",
     to_dumpable_context=to_json,
     from_dumpable_context=from_json,
+    flatten_with_keys_fn=_flatten_with_keys,  # type: ignore[arg-type]
 )
 optree.register_pytree_node(
     SparseMatrix,  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from torch import Tensor
 from .backends import device_module, solver_module
 from .errors import SolveError, sentence
 from .iterative import Iterative
-from .operands import DTYPES, as_columns
+from .operands import DTYPES, as_columns, uncast
 from .operators import Operator, form_of, probe, product
 from .ops import REPORT, located, on_its_device
 from .ops import columns as columns_of
@@ -53,6 +53,7 @@ def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tens
 )
 def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
     _require_iterative(solver)
+    b = uncast(b)
     if b.dtype not in DTYPES or b.dim() == 0:
         raise TypeError(
             sentence(
@@ -233,4 +234,4 @@ def _fold(b: Tensor, dim: int | None, size: int) -> Tensor:
     return b.reshape(b.shape[0], math.prod(b.shape[1:]))
 
 
-attach("solve_operator", backward=_backward, jvp=_jvp, vmap=_vmap)
+attach("solve_operator", backward=_backward, jvp=_jvp, vmap=_vmap, unread=(1, 6))  # b, x0

@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern
 
-__all__ = ["DTYPES", "as_columns", "plan", "require_pattern"]
+__all__ = ["DTYPES", "as_columns", "plan", "require_pattern", "uncast"]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -31,7 +31,7 @@ def plan(
     """
     if _plain(values, pattern, b, rows):
         return values, b.unsqueeze(-1), _column, True
-    values, b = _uncast(values), _uncast(b)
+    values, b = uncast(values), uncast(b)
     dtype = _dtype(values, pattern, b)
     _fit(values, pattern, b, rows)
     values, b, vector = values.to(dtype), b.to(dtype), b.dim() == 1
@@ -87,7 +87,7 @@ def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
     )
 
 
-def _uncast(t: Tensor) -> Tensor:
+def uncast(t: Tensor) -> Tensor:
     """Inside torch.autocast a half tensor is float32 again, as for torch.linalg: it was not the user who asked for half."""
     half = isinstance(t, Tensor) and t.dtype in (torch.float16, torch.bfloat16)
     return t.float() if half and torch.is_autocast_enabled(t.device.type) else t

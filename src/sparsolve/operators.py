@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import sentence
 from .operands import DTYPES
-from .registration import is_followed
+from .registration import is_followed, numbers
 
 __all__ = ["Form", "Operator", "form_of", "probe", "product"]
 
@@ -82,7 +82,11 @@ class Form:
             leaf = leaf.real if leaf.is_complex() and not dtype.is_complex else leaf
             leaves.append(leaf.to(dtype))
             start += size
-        return self.function(optree.tree_unflatten(self.tree, leaves), x)
+        params = optree.tree_unflatten(self.tree, leaves)
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.function(params, x)
+        with torch.autocast(x.device.type, enabled=False):  # half products would be those of another operator
+            return self.function(params, x)
 
 
 def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
@@ -111,12 +115,12 @@ def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
 
 
 def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
-    """The dtype of `A x`, from a product with constants; refuses what a solve could not differentiate.
+    """The dtype of `A x`, from a product with the numbers of theta; refuses what a solve could not differentiate.
 
     The iteration runs in an opaque op, where a derivative of anything but params would be lost without a word.
     """
     x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
-    y = form(torch.ones(theta.shape, dtype=theta.dtype, device=theta.device), x)
+    y = form(numbers(theta), x)
     if not isinstance(y, Tensor) or y.shape != x.shape:
         what = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise ValueError(

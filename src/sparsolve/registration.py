@@ -38,6 +38,7 @@ from torch._C._functorch import _wrap_for_grad
 from torch._C._functorch import get_unwrapped as _get_unwrapped
 from torch._C._functorch import is_batchedtensor as _is_batched
 from torch._C._functorch import maybe_current_level as _level
+from torch._C._functorch import maybe_get_bdim as _batch_dimension
 from torch._C._functorch import maybe_get_level as _level_of
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _left
@@ -49,7 +50,7 @@ from torch.autograd.function import _SingleLevelFunction
 
 from .tickets import hold, restore
 
-__all__ = ["attach", "is_followed", "is_wrapped", "on_the_ground", "one_level_out", "outside_transforms"]
+__all__ = ["attach", "is_followed", "is_wrapped", "numbers", "on_the_ground", "one_level_out", "outside_transforms"]
 
 Rule = Callable[..., Any]
 
@@ -123,6 +124,14 @@ def is_followed(t: Tensor) -> bool:
         return is_followed(t)
 
 
+def numbers(t: Tensor) -> Tensor:
+    """What is inside of all wrappers of torch.func, and nothing follows: of a batch the first."""
+    while is_wrapped(t):
+        at, t = _batch_dimension(t) if _is_batched(t) else None, _get_unwrapped(t)
+        t = t if at is None else t.select(at, 0)
+    return t.detach()
+
+
 def _primal(t: Tensor) -> Tensor:
     return _unpack_dual(t, level=0)[0] if _transforming() else t
 
@@ -134,11 +143,11 @@ def _nothing_to_record(args: tuple[Any, ...]) -> bool:
     return not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in args)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Keep every tensor for both modes and everything else as it is; only the first output is differentiable."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Any, unread: tuple[int, ...]) -> None:
+    """Keep the tensors that the rules read for both modes, and everything else as it is; only the first output is differentiable."""
     first, *rest = output if isinstance(output, tuple) else (output,)
     ctx.mark_non_differentiable(*rest)
-    tensors = [*inputs, first]
+    tensors = [None if i in unread else a for i, a in enumerate(inputs)] + [None if -1 in unread else first]
     ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
     ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # what the backward will ask for by tickets
     saved = [a for a in tensors if isinstance(a, Tensor)]
@@ -147,7 +156,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
-    """The inputs and the first output, as `_save` kept them."""
+    """The inputs and the first output, as `_save` kept them: None where no rule reads them."""
     for held in ctx.held:
         restore(held)
     tensors = iter(ctx.saved_tensors)
@@ -157,7 +166,7 @@ def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
     return everything[:-1], everything[-1]
 
 
-def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
+def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = ()) -> None:
     """Give the op `sparsolve::name` its rules, under every transform.
 
     Args:
@@ -165,12 +174,14 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
         backward: `(inputs, output, needs, grad) -> one gradient or None per input`.
         jvp: `(inputs, output, tangents) -> tangent of the output`, `tangents` None where there is none.
         vmap: the rule as `torch.library.register_vmap` takes it.
+        unread: inputs, by place, that `backward` and `jvp` do not read, and -1 for the output. They get None there: what a graph does
+            not hold costs no memory, and may be written to before the backward.
     """
     op = getattr(torch.ops.sparsolve, name).default
     several = len(op._schema.returns) > 1
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs, output)
+        _save(ctx, inputs, output, unread)
 
     def pull(ctx: Any, *grads: Tensor) -> Any:
         inputs, output = _saved(ctx, primal=False)
@@ -190,7 +201,8 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule) -> None:
         with _for_outer_levels():
             return below(*args)
 
-    rules = {"forward": forward, "setup_context": setup_context, "backward": pull, "jvp": push}
+    rules = {"forward": forward, "setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
+    rules["_compiled_autograd_key"] = torch.autograd.Function._compiled_autograd_key  # which the single-level one lacks
     function: Any = type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
 
     def kernel(keyset: Any, *args: Any) -> Any:
