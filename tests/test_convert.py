@@ -281,6 +281,11 @@ def test_indices_out_of_range() -> None:
     M.indices[1] = 7
     with pytest.raises(ValueError, match="do not describe a matrix"):
         sps.c2t_csr(M)
+    for pointers in ([1, 1, 2], [0, 2, 1]):  # not from 0; falling
+        M = sp.csr_matrix(np.eye(2))
+        M.indptr[:] = pointers
+        with pytest.raises(ValueError, match="do not describe a matrix"):
+            sps.c2t_csr(M)
     C = sp.coo_matrix(np.eye(2))
     C.row[1] = 7
     with pytest.raises(ValueError, match="do not describe a matrix"):

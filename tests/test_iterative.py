@@ -298,6 +298,7 @@ class TestFirstGuess:
             sps.solve(A, b, sps.CG(), x0=torch.ones(7, dtype=torch.float64))
         with pytest.raises(ValueError, match="complex"):
             sps.solve(A, b, sps.CG(), x0=b.to(torch.complex128))
+        assert sps.solve_with_info(A, b, sps.CG(), x0=torch.zeros(8, dtype=torch.int64)).info.status == 0
         with pytest.raises(sps.SolveError, match=r"x0\[2, 0\] is nan"):
             sps.solve(A, b, sps.CG(), x0=torch.where(torch.arange(8) == 2, torch.nan, b))
 

@@ -397,3 +397,24 @@ def test_autocast() -> None:
         assert total(K, half).dtype is torch.float32
         assert torch.equal(grad(total)(K, right), expected)
         assert torch.equal(total(K, half), total(K, half.float()))
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
+def test_a_batch_of_right_hand_sides(adjoint: bool) -> None:
+    params, b = torch.linspace(1, 2, N, dtype=torch.float64), torch.randn(3, 2, N, 4, dtype=torch.float64)
+    A = sps.Operator(lambda p, x: p * x + 0.2 * x.roll(1), params)
+    D = dense(A.function, params, torch.float64)
+    D = D.mT if adjoint else D
+    x = sps.solve(A, b, sps.GMRES(**TIGHT), adjoint=adjoint)
+    torch.testing.assert_close(x, torch.linalg.solve(D, b))
+    found = sps.solve_with_info(A, b, sps.GMRES(**TIGHT), adjoint=adjoint, x0=x)
+    torch.testing.assert_close(found.x, x)
+    assert found.info.status.shape == (3, 2, 4)
+    torch.testing.assert_close(sps.matmul(A, x, adjoint=adjoint), b)
+    if not adjoint:
+        torch.testing.assert_close(A @ x, b)
+    by_batch = grad(lambda p: sps.solve(sps.Operator(A.function, p), b, sps.GMRES(**TIGHT)).sum())(params)
+    by_columns = grad(
+        lambda p: sps.solve(sps.Operator(A.function, p), b.movedim(-2, 0).flatten(1), sps.GMRES(**TIGHT)).sum()
+    )(params)
+    torch.testing.assert_close(by_batch, by_columns)

@@ -558,6 +558,7 @@ def test_the_residual_reported_does_not_overflow(size: float):
         (lambda A, b: sps.matmul(A, A), "not of SparseMatrix"),
         (lambda A, b: sps.solve(A, [1.0]), "not of float"),
         (lambda A, b: sps.solve(A, b, sps.LU), "the class LU"),
+        (lambda A, b: sps.solve(A, b, sps.Jacobi()), "Jacobi, a preconditioner"),
     ],
 )
 def test_operands_that_are_no_tensors(call, match: str):

@@ -185,6 +185,8 @@ def csr_parts(M: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Row pointers, columns and values of a SciPy CSR matrix, as `c2t_csr` has them."""
     entries = int(M.indptr[-1])
     data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
+    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
+        raise _undescribed("indptr must start at 0 and never decrease.")
     row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
     if not _fresh(row, indices).all():
         row, indices, data = _summed(row, indices, data)
@@ -247,13 +249,17 @@ def _checked(make: Callable[[], Tensor]) -> Tensor:
     try:
         return make()
     except RuntimeError as error:
-        raise ValueError(
-            sentence(
-                f"The index arrays of M do not describe a matrix: {error}",
-                "They were written by hand, perhaps with one-based indices.",
-                "M.check_format() looks at them in SciPy (CSR).",
-            )
-        ) from error
+        raise _undescribed(str(error)) from error
+
+
+def _undescribed(fact: str) -> ValueError:
+    return ValueError(
+        sentence(
+            f"The index arrays of M do not describe a matrix: {fact}",
+            "They were written by hand, perhaps with one-based indices.",
+            "M.check_format() looks at them in SciPy (CSR).",
+        )
+    )
 
 
 def _unit_stride(t: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
     start = None if x0 is None else as_columns(_fitting(x0, b, dtype))[0].to(dtype)
     op = torch.ops.sparsolve.solve_operator.default
     x, reports = op(theta, columns.to(dtype), ticket(form), solver.key, adjoint, report, start)
-    return restore(x), restore(reports)
+    return restore(x), restore(reports) if report else reports
 
 
 def _require_iterative(solver: Any) -> None:

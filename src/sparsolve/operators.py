@@ -12,10 +12,10 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from .errors import sentence
-from .operands import DTYPES
+from .operands import DTYPES, as_columns
 from .registration import is_followed, numbers
 
-__all__ = ["Form", "Operator", "form_of", "probe", "product"]
+__all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
 
 
 class Operator:
@@ -59,7 +59,7 @@ class Operator:
     def __matmul__(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
             return NotImplemented
-        return product(lambda _, x: self.function(self.params, x), x, x, adjoint=False)
+        return apply(self, x, adjoint=False)
 
     def __repr__(self) -> str:
         return f"Operator({getattr(self.function, '__name__', self.function)!r}, {self.params!r})"
@@ -137,6 +137,12 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
     if y.dtype not in DTYPES:
         raise TypeError(sentence(f"The operator's function returned {y.dtype}; float32, float64 or complex is needed."))
     return torch.promote_types(y.dtype, b.dtype)
+
+
+def apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
+    """`A x` or `Aᴴ x` for x `(n,)`, `(n, k)` or `(*batch, n, k)`."""
+    columns, restore, _ = as_columns(x)
+    return restore(product(lambda _, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
 
 
 def product(form: Callable[[Tensor, Tensor], Tensor], theta: Tensor, x: Tensor, *, adjoint: bool) -> Tensor:

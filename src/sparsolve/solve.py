@@ -12,8 +12,9 @@ from torch import Tensor
 from . import calculus, matrix_free
 from .errors import sentence
 from .matrix import SparseMatrix, multiply
-from .operands import as_columns, plan
-from .operators import Operator, product
+from .operands import plan
+from .operators import Operator, apply
+from .preconditioner_records import PreconditionerRecord
 from .result import Info, Solution
 from .solvers import LU, Solver, callable_key
 
@@ -132,7 +133,7 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False
     tensor([3., 3.])
     """
     matrix = _matrix(A)
-    times: Callable[..., Tensor] = _apply if isinstance(matrix, Operator) else multiply
+    times: Callable[..., Tensor] = apply if isinstance(matrix, Operator) else multiply
     if isinstance(x, Tensor):
         return times(matrix, x, adjoint=adjoint)
     _require_tree("x", x)
@@ -172,12 +173,6 @@ def _require_tree(name: str, tree: Any) -> None:
         )
 
 
-def _apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
-    """`A x` or `Aᴴ x` by the operator's function."""
-    columns, restore, _ = as_columns(x)
-    return restore(product(lambda p, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
-
-
 def _solve(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
     if isinstance(A, Operator):
         return matrix_free.solve(A, b, solver, adjoint, x0)
@@ -206,10 +201,9 @@ def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Te
     if not isinstance(x0, Tensor) or x0.shape != b.shape:
         what = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
         raise ValueError(sentence(f"x0 is {what}; a tensor of b's shape {tuple(b.shape)} is needed."))
-    start = plan(A.values, A.pattern, x0.detach(), A.shape[0])[1]
-    if start.is_complex() and not columns.is_complex():
+    if x0.is_complex() and not columns.is_complex():
         raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
-    return start.to(columns.dtype)
+    return plan(A.values, A.pattern, x0.detach().to(columns.dtype), A.shape[0])[1]
 
 
 def _matrix(A: SparseMatrix | Operator | Tensor) -> SparseMatrix | Operator:
@@ -220,8 +214,15 @@ def _key(solver: Any, b: Tensor) -> str:
     """What the op calls the solver."""
     if solver is _DEFAULT:
         return _DEFAULT_KEY
-    if isinstance(solver, Solver):
+    if isinstance(solver, Solver) and not isinstance(solver, PreconditionerRecord):
         return solver.key
+    if isinstance(solver, PreconditionerRecord):
+        name = type(solver).__name__
+        raise TypeError(
+            sentence(
+                f"solver is {name}, a preconditioner.", remedy=f"GMRES(preconditioner={name}(...)), say, is a solver."
+            )
+        )
     if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):
         what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
