@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import partial
 
@@ -624,3 +625,32 @@ def test_a_pinned_library_that_is_not_there(backend, monkeypatch):
         assert sps.solve(A, torch.ones(2)).tolist() == [1, 1]
     finally:
         strategy._modules.cache_clear()
+
+
+@pytest.mark.parametrize("spoil", ["nan", "inf", "row", "rank"])
+@pytest.mark.parametrize(
+    "solver", [sps.LU(), sps.LU(backend="superlu"), sps.LU(factor_dtype=torch.float32), sps.Cholesky()], ids=str
+)
+def test_superlu_never_sees_what_it_may_crash_on(solver, spoil, monkeypatch):
+    """Found with SciPy 1.17: SuperLU goes on after a column without a pivot, in memory that is not its own."""
+    n = 200
+    D = torch.diag(torch.full((n,), 4.0, dtype=torch.float64))
+    D[0, :], D[:, 0], D[-1, 0], D[0, -1] = 1, 1, 2, 2  # no band, and no order that makes it triangular
+    D[range(1, n), range(n - 1)] = D[range(n - 1), range(1, n)] = 1
+    A = sps.SparseMatrix.from_torch(D.to_sparse_csr())
+    row, values = A.pattern.rows(), A.values.clone()
+    if spoil == "rank":  # three rows with nonzeros in two columns
+        values[
+            ((row < 6) & (row > 2) & (A.pattern.col > 1)) | ((A.pattern.col < 6) & (A.pattern.col > 2) & (row > 1))
+        ] = 0
+    else:
+        values[row == 7] = {"nan": math.nan, "inf": math.inf, "row": 0.0}[spoil]
+    seen = []
+    monkeypatch.setattr(superlu, "_splu", lambda A, options: seen.append(A) or pytest.fail("SuperLU was asked"))
+    with pytest.raises(
+        sps.SolveError
+        if spoil in ("nan", "inf") or solver == sps.Cholesky()
+        else (sps.SingularMatrixError, sps.ConvergenceError)
+    ):
+        sps.solve(sps.SparseMatrix(values, A.pattern), torch.ones(n, dtype=torch.float64), solver)
+    assert not seen

@@ -117,6 +117,8 @@ def _suits(matrix: Matrix) -> str | None:
     pays = n >= _LARGE or (n >= _LEAST and nnz > _DENSE * n)
     if not (pays and matrix.strong_diagonal and matrix.structure.densest * n <= _HUB * nnz):
         return None
+    if matrix.unfit:
+        return None
     return "its pattern came before" if __name__ in matrix.structure.found or matrix.came_before else None
 
 

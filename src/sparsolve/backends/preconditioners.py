@@ -20,6 +20,7 @@ from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, Precondition
 from .diagnosis import not_finite, singular
 from .given import given
 from .host import Structure
+from .strategy import Matrix
 
 __all__ = ["Preconditioner", "build"]
 
@@ -86,7 +87,7 @@ class _ILU:
     """`M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, by SuperLU."""
 
     def __init__(self, record: ILU, structure: Structure, A: Any) -> None:
-        if structure.empty:
+        if structure.empty or Matrix(structure, A).unfit:
             raise singular(A, "ILU has no pivot to choose.")
         try:
             self.lu = sla.spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from scipy.sparse.csgraph import structural_rank
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
@@ -58,6 +59,28 @@ class Matrix:
     def strong_diagonal(self) -> bool:
         """Whether at least 99% of the diagonal is nonzero."""
         return bool(np.count_nonzero(self.diagonal) >= _STRONG * self.structure.shape[0])
+
+    @cached_property
+    def structurally_singular(self) -> bool:
+        """Whether the places of its nonzeros alone make it singular: no n of them are in different rows and columns.
+
+        (Davis, Direct Methods for Sparse Linear Systems, section 7.2.) SuperLU runs out of rows there.
+        """
+        n, found, data = self.structure.shape[0], self.structure.found, self.A.data
+        if np.count_nonzero(self.diagonal) == n:
+            return False
+        if np.all(data):  # as the pattern is
+            if "structural rank" not in found:
+                found["structural rank"] = structural_rank(self.structure.filled(np.ones(len(data))))
+            return bool(found["structural rank"] < n)
+        nonzeros = self.A.copy()
+        nonzeros.eliminate_zeros()
+        return bool(structural_rank(nonzeros) < n)
+
+    @cached_property
+    def unfit(self) -> bool:
+        """Whether SuperLU must not see it: where it finds no number to divide by, it may write outside of its memory."""
+        return not np.isfinite(self.A.data).all() or self.structurally_singular
 
     @cached_property
     def positive_diagonal(self) -> bool:

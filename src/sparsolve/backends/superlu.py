@@ -34,6 +34,8 @@ _LITTLE, _LIKELY_LITTLE = 100, 6  # entries a column of the factors, of a matrix
 def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> SuperLUFactor:
     """SuperLU's factorization; with the ordering that an earlier one on this pattern found, if there was one."""
     A, found = matrix.A, matrix.structure.found
+    if matrix.unfit:
+        raise RuntimeError("LU met an exactly zero pivot.")
     name = f"superlu {'symmetric' if symmetric else 'pivoted'}"
     ordering = found.get(name)
     if ordering is not None:
