@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg as sla
 import torch
 
 import oracle
@@ -654,3 +655,36 @@ def test_superlu_never_sees_what_it_may_crash_on(solver, spoil, monkeypatch):
     ):
         sps.solve(sps.SparseMatrix(values, A.pattern), torch.ones(n, dtype=torch.float64), solver)
     assert not seen
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [sps.GMRES(preconditioner=sps.ILU()), pytest.param(sps.LU(backend="metis"), marks=needs(metis))],
+    ids=lambda s: type(s).__name__,
+)
+def test_nor_what_is_made_by_it(solver, monkeypatch):
+    """Every column has entries, but those of three columns are in two rows."""
+    n = 40
+    A = torch.eye(n, dtype=torch.float64)
+    A[:, :3] = 0
+    A[:2, :3] = torch.rand(2, 3, dtype=torch.float64) + 1
+    A[2, n - 1] = 1
+    for name in ("splu", "spilu"):
+        monkeypatch.setattr(sla, name, lambda *args, **options: pytest.fail("SuperLU was asked"))
+    with pytest.raises(sps.SolveError):
+        sps.solve(sps.SparseMatrix.from_torch(A.to_sparse_csr()), torch.ones(n, dtype=torch.float64), solver)
+
+
+def test_the_structural_rank_is_found_once_while_the_same_entries_are_zero(monkeypatch):
+    found, true = [], strategy.structural_rank
+    monkeypatch.setattr(strategy, "structural_rank", lambda A: found.append(A.nnz) or true(A))
+    M = torch.rand(60, 60, dtype=torch.float64).fill_diagonal_(0)
+    A, b = sps.SparseMatrix.from_torch(M.to_sparse_csr()), torch.ones(60, dtype=torch.float64)
+    for i in (1, 2, 3):
+        sps.solve(i * A, b, sps.LU(backend="superlu"))
+    assert found == [60 * 59]
+    values = A.values.clone()
+    values[5] = 0
+    for i in (1, 2):
+        sps.solve(sps.SparseMatrix(i * values, A.pattern), b, sps.LU(backend="superlu"))
+    assert found == [60 * 59, 60 * 59 - 1]

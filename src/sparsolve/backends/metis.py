@@ -112,7 +112,7 @@ class MetisDecomposition:
 def _suits(matrix: Matrix) -> str | None:
     """On patterns of three dimensions or of elements, without hubs; ordering takes as long as one factorization saves, so it waits for the second."""
     if matrix.pinned:
-        return "it was asked for"
+        return None if matrix.unfit else "it was asked for"
     n, nnz = matrix.A.shape[0], len(matrix.A.data)
     pays = n >= _LARGE or (n >= _LEAST and nnz > _DENSE * n)
     if not (pays and matrix.strong_diagonal and matrix.structure.densest * n <= _HUB * nnz):

@@ -64,18 +64,20 @@ class Matrix:
     def structurally_singular(self) -> bool:
         """Whether the places of its nonzeros alone make it singular: no n of them are in different rows and columns.
 
-        (Davis, Direct Methods for Sparse Linear Systems, section 7.2.) SuperLU runs out of rows there.
+        (Davis, Direct Methods for Sparse Linear Systems, section 7.2.) SuperLU runs out of rows there. The rank is found once, and
+        again where other entries are zero.
         """
-        n, found, data = self.structure.shape[0], self.structure.found, self.A.data
+        n, found = self.structure.shape[0], self.structure.found
         if np.count_nonzero(self.diagonal) == n:
             return False
-        if np.all(data):  # as the pattern is
-            if "structural rank" not in found:
-                found["structural rank"] = structural_rank(self.structure.filled(np.ones(len(data))))
-            return bool(found["structural rank"] < n)
-        nonzeros = self.A.copy()
-        nonzeros.eliminate_zeros()
-        return bool(structural_rank(nonzeros) < n)
+        nonzero = self.A.data != 0
+        before, rank = found.get("structural rank", (None, 0))
+        if before is None or not np.array_equal(before, nonzero):
+            nonzeros = self.structure.filled(nonzero.astype(np.float32)).copy()
+            nonzeros.eliminate_zeros()
+            rank = structural_rank(nonzeros)
+            found["structural rank"] = nonzero, rank
+        return bool(rank < n)
 
     @cached_property
     def unfit(self) -> bool:
