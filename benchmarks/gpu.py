@@ -1,4 +1,4 @@
-"""CUDA: direct solves against SuperLU on the CPU, Krylov methods against CuPy's and torch's, value and value + gradient.
+"""CUDA: direct solves (by cuDSS, if it is installed, and by SuperLU) against SuperLU on the CPU, Krylov methods against CuPy's and torch's, value and value + gradient.
 
     python benchmarks/gpu.py [--sizes 10000 100000 1000000] [--json benchmarks/results/gpu.json]
 
@@ -104,6 +104,7 @@ def cases(A: Any, device: str) -> dict[str, Callable[[int], Any]]:
     found = {
         "SuperLU on the CPU: value": superlu(A),
         "LU: value": ours(A, sps.LU(), device, False),
+        "LU, SuperLU: value": ours(A, sps.LU(backend="superlu"), device, False),
         "LU: value + gradient": ours(A, sps.LU(), device, True),
         "CG: value": ours(A, cg, device, False),
         "CG: value + gradient": ours(A, cg, device, True),

@@ -45,6 +45,8 @@ class TorchStream:
     def __init__(self, device: int = 0) -> None:
         self.device, self.waited = device, 0
 
+    cuda_stream = property(id)
+
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, id(self)
 
@@ -80,6 +82,9 @@ class TorchCuda:
             yield
         finally:
             self.local.index = before
+
+    def empty_cache(self) -> None:
+        pass
 
     def bytes(self, size: int, device: torch.device) -> torch.Tensor:
         if sum(list(self.sizes.values())) + size > self.limit:
@@ -149,6 +154,9 @@ def wait() -> None:
 
 # ---- arrays
 
+# What was ever asked for its address: the arrays there, each with its memory, while they live, and its numbers, so that none takes its address again.
+pointers: dict[int, list[tuple[Any, Any, Any]]] = {}
+
 
 class ndarray:  # noqa: N801
     """An array on the device."""
@@ -167,6 +175,14 @@ class ndarray:  # noqa: N801
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one.")
 
+    @property
+    def data(self) -> Any:
+        address = self._a.ctypes.data
+        known = pointers.setdefault(address, [])
+        if not any(entry[0]() is self for entry in known):
+            known.append((weakref.ref(self), weakref.ref(self.memory), self._a))
+        return SimpleNamespace(ptr=address)
+
     shape = property(lambda self: self._a.shape)
     dtype = property(lambda self: self._a.dtype)
     ndim = property(lambda self: self._a.ndim)
@@ -174,7 +190,6 @@ class ndarray:  # noqa: N801
     nbytes = property(lambda self: self._a.nbytes)
     itemsize = property(lambda self: self._a.itemsize)
     flags = property(lambda self: self._a.flags)
-    data = property(lambda self: SimpleNamespace(ptr=self._a.ctypes.data))
     device = property(lambda self: _Context("index", self.index))
     T = property(lambda self: self._view(self._a.T))
     real = property(lambda self: self._view(self._a.real))
@@ -398,8 +413,8 @@ def zeros(shape: Any, dtype: Any = float) -> ndarray:
     return made(np.zeros(shape, dtype))
 
 
-def empty(shape: Any, dtype: Any = float) -> ndarray:
-    return made(np.full(shape, np.nan if np.dtype(dtype).kind in "fc" else 77, dtype))
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    return made(np.full(shape, np.nan if np.dtype(dtype).kind in "fc" else 77, dtype, order))
 
 
 def eye(n: int, dtype: Any = float) -> ndarray:

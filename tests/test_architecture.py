@@ -58,6 +58,9 @@ ORDER = [
     "backends.iterative",
     "backends.function",
     "backends.scipy_iterative",
+    "backends.cudss_library",
+    "backends.cudss_handle",
+    "backends.cudss",
     "backends.cupy_lu",
     "backends.cupy_preconditioners",
     "backends.*",  # one solver each; they do not import one another

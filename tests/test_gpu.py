@@ -11,12 +11,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import scipy.sparse as sp
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 import oracle
 import sparsolve as sps
-from systems import DTYPES, SINGULAR, SYSTEMS, with_indices
+from sparsolve.backends import cudss_library
+from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
 from test_solve import check
 from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
@@ -211,6 +213,90 @@ def test_factorization_counts(device):
     torch.func.hessian(lambda v: solve(v, pattern, b).sin().sum())(values)
     torch.vmap(lambda b: solve(values, pattern, b))(torch.randn(10, len(b), dtype=F64, device=device))
     assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (1, 1)
+
+
+# ---- cuDSS, where it is installed
+
+
+def by_cudss(device, record=sps.LU):
+    """The record that pins it; on the CPU one that it would replace."""
+    if device == "cpu":
+        return record(backend="superlu")
+    if (reason := cudss_library.missing()) is not None:
+        pytest.skip(reason)
+    return record(backend="cudss")
+
+
+def solved(device, values, pattern, b, solver, adjoint):
+    """The solution, found right; whether cuDSS is what found it."""
+    x, info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b, solver, adjoint=adjoint)
+    check(values.cpu(), pattern.to("cpu"), b.cpu(), x.cpu(), adjoint)
+    names = {sps.Strategy(s).name for s in info.strategy.flatten().tolist()}
+    assert all(name.startswith("SUPERLU" if device == "cpu" else "CUDSS") for name in names)
+
+
+@each_device
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_cudss_solution(name, dtype, device):
+    """New values are refactorized; both come back."""
+    solver = by_cudss(device)
+    for k in (None, 5):
+        values, pattern, b = system(device, name, dtype, k)
+        for scale in (1, 2, 1):
+            for adjoint in (False, True):
+                solved(device, scale * values, pattern, b, solver, adjoint)
+
+
+@each_device
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_cudss_cholesky(dtype, device):
+    solver = by_cudss(device, sps.Cholesky)
+    values, pattern, b = system(device, "Hermitian", dtype, 2)
+    solved(device, values, pattern, b, solver, True)
+    diagonal = pattern.rows() == pattern.col
+    indefinite = values - torch.where(diagonal, 0.99 * values[diagonal].real.min(), 0)
+    with pytest.raises(sps.NotPositiveDefiniteError):
+        solve(indefinite, pattern, b, solver)
+    solved(device, 2 * values, pattern, b, solver, False)
+
+
+@each_device
+@pytest.mark.parametrize("name", [n for n in SINGULAR if not n.startswith("large")])
+def test_cudss_singular(name, device):
+    solver = by_cudss(device)
+    values, pattern = SINGULAR[name][0](F64)
+    with pytest.raises(sps.SolveError):
+        solve(values.to(device), pattern.to(device), torch.ones(pattern.shape[0], dtype=F64, device=device), solver)
+
+
+@each_device
+def test_cudss_gradient_in_two_streams_after_others_values(device):
+    solver = by_cudss(device)
+    values, pattern, b = system(device, "circuit", F64, 3)
+    grad = torch.func.grad(lambda v, solver: solver(v, pattern, b).sin().sum())
+    ours = lambda v, pattern, b: solve(v, pattern, b, solver)  # noqa: E731
+    expected = [grad(scale * values, oracle.solve) for scale in (1, 2)]
+    for _ in range(5):
+        stream, current = stream_of(device)
+        with current:
+            got = [grad(scale * values, ours) for scale in (1, 2)]
+        finish(stream)
+        torch.testing.assert_close(got, expected)
+
+
+@each_device
+def test_cudss_large(device):
+    """By default, for its size."""
+    if device != "cpu":
+        by_cudss(device)
+    m = 20 if device == "cpu" else 40
+    values, pattern = made(grid(m, m, m) + 0.1 * sp.eye(m**3), F64)
+    values, pattern, b = values.to(device), pattern.to(device), torch.randn(m**3, 4, dtype=F64).to(device)
+    A = sps.SparseMatrix(values, pattern)
+    x, info = sps.solve_with_info(A, b)
+    torch.testing.assert_close(sps.matmul(A, x), b, rtol=1e-9, atol=1e-9)
+    assert device == "cpu" or (info.strategy == sps.Strategy.CUDSS_CHOLESKY).all()
 
 
 # ---- streams, threads, devices

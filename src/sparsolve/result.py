@@ -47,6 +47,9 @@ class Strategy(IntEnum):
     PARDISO = 11
     PARDISO_SYMMETRIC = 12
     PARDISO_CHOLESKY = 13
+    CUDSS = 14
+    CUDSS_SYMMETRIC = 15
+    CUDSS_CHOLESKY = 16
 
 
 class Info(NamedTuple):

@@ -64,7 +64,7 @@ class LU(Solver):
 
     Args:
         backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"` or `"metis"`, to
-            have that one only, whether it pays or not; by default the first that suits.
+            have that one only, whether it pays or not; by default the first that suits. On CUDA `"cudss"`, where it is installed, and `"superlu"`.
         factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
             every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from ..errors import sentence
-from . import _SOLVERS, strategy
+from . import _SOLVERS, cudss_library, strategy
 from .cupy_runtime import problem
 
 __all__ = ["available"]
@@ -32,6 +32,10 @@ def available() -> dict[str, dict[str, str]]:
         missing["AMG"] = sentence("AMG needs pyamg.", remedy='Install it: pip install "sparsolve[amg]".')
     missing |= (without := strategy.missing())
     uses = _USES | {"direct": "the first that suits: " + ", ".join(b for b in strategy.BACKENDS if b not in without)}
+    if cuda is None:
+        why = cudss_library.missing()
+        missing |= {} if why is None else {"cudss": why}
+        uses["cupy_lu"] = ("" if why else "cuDSS where it pays, else ") + uses["cupy_lu"]
     solvers = {
         f"{solver} on {device}": uses.get(module, module)
         for (solver, device), module in _SOLVERS.items()
@@ -52,7 +56,7 @@ def _no_gpu() -> str:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in (*_LIBRARIES, "cupy-cuda12x", "cupy-cuda13x", "cupy"):
+    for name in (*_LIBRARIES, "cupy-cuda12x", "cupy-cuda13x", "cupy", "nvidia-cudss-cu12", "nvidia-cudss-cu13"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,6 +1,6 @@
-"""`LU` and `Cholesky` on CUDA: SuperLU on the host, its triangular solves and the check of every solution on the device.
+"""`LU` and `Cholesky` on CUDA: cuDSS where it is installed and pays; else SuperLU on the host, and its triangular solves on the device.
 
-CuPy's `splu` is SuperLU on the host as well, and its `spsolve` factorizes anew for each column and cannot tell a singular matrix. So
+The check of every solution is done on the device. CuPy's `splu` is SuperLU on the host as well, and its `spsolve` factorizes anew for each column and cannot tell a singular matrix. So
 the values travel to the host once, where SuperLU's strategies and the condition estimate are those of the CPU, and the
 factors travel back. Whether a solution is accepted is one number that the host waits for, in each solve.
 """
@@ -8,18 +8,21 @@ factors travel back. Whether a solution is accepted is one number that the host 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from itertools import chain
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 from ..errors import BackendUnavailableError, SolveError, sentence
 from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
-from . import Outcome, strategy
+from . import Outcome, cudss, strategy
 from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
+from .decomposition import DecompositionError, NotPositive
 from .diagnosis import indefinite, not_finite, singular
 from .ordering import Reordered
 
@@ -35,14 +38,14 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> LUFac
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
     """The strategies that `factorize` would try, with their reasons."""
-    matrix = strategy.Matrix(structure.host, structure.host.csc(values.get()))
+    matrix = cudss.DeviceMatrix(structure.host, structure.host.csc(values.get()), None, solver.backend is not None)
     return tuple((c.strategy, str(c.suits(matrix))) for c in _candidates(matrix, solver))
 
 
 def _candidates(matrix: strategy.Matrix, solver: LU | Cholesky) -> Any:
-    """SuperLU's: of what the host can do these alone have factors that the device can solve with."""
+    """cuDSS's, and SuperLU's: of what the host can do these alone have factors that the device can solve with."""
     lowered = isinstance(solver, LU) and solver.factor_dtype is not None
-    if lowered or solver.backend not in (None, "superlu"):
+    if lowered or solver.backend not in (None, "superlu", "cudss"):
         raise BackendUnavailableError(
             sentence(
                 f"{solver} has no backend for CUDA tensors in this version.",
@@ -50,7 +53,12 @@ def _candidates(matrix: strategy.Matrix, solver: LU | Cholesky) -> Any:
                 f"Use {type(solver).__name__}().",
             )
         )
-    return strategy.candidates(matrix, "superlu", definite=isinstance(solver, Cholesky))
+    definite, why = isinstance(solver, Cholesky), cudss.missing() if solver.backend != "superlu" else ""
+    if solver.backend == "cudss" and why is not None:
+        raise BackendUnavailableError(why)
+    found = (c for c in cudss.CANDIDATES if why is None and c.definite == definite and c.suits(matrix) is not None)
+    host = strategy.candidates(matrix, "superlu", definite=definite)
+    return found if solver.backend == "cudss" else chain(found, host)
 
 
 class LUFactor:
@@ -63,10 +71,14 @@ class LUFactor:
         self._limits = np.finfo(values.dtype)
         if self._host.empty:
             raise singular(A, "LU has no pivot to choose.")
-        size, least = np.abs(A.data), float(self._limits.tiny)
-        rows, columns = np.bincount(A.indices, size, A.shape[0]), np.add.reduceat(size, A.indptr[:-1])
-        self._norms = {False: max(float(rows.max()), least), True: max(float(columns.max()), least)}
-        self._matrix = strategy.Matrix(self._host, A)
+        with np.errstate(all="ignore"):
+            size = np.abs(A.data)
+            rows, columns = np.bincount(A.indices, size, A.shape[0]), np.add.reduceat(size, A.indptr[:-1])
+            sums = [np.clip(a, self._limits.tiny, self._limits.max).astype(size.dtype) for a in (rows, columns)]
+        self._sums = {bool(i): cupy().asarray(a[:, None]) for i, a in enumerate(sums)}
+        self._norms = {bool(i): (float(a.min()), float(a.max())) for i, a in enumerate(sums)}
+        self._pinned = solver.backend == "cudss"
+        self._matrix = cudss.DeviceMatrix(self._host, A, self._M.plain.M, solver.backend is not None)
         self._candidates = _candidates(self._matrix, solver)
         if self._definite and not self._matrix.hermitian:
             raise not_finite("values", A.data) or indefinite("A is not Hermitian.", A)
@@ -75,13 +87,17 @@ class LUFactor:
     @property
     def nbytes(self) -> int:
         """Bytes of the factors and of the matrix, here and there."""
-        return self._lu.nbytes + self._M.nbytes + 2 * int(self._A.data.nbytes)
+        return int(self._lu.nbytes) + self._M.nbytes + 2 * int(self._A.data.nbytes) + 16 * int(self._A.shape[0])
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
-        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a normwise backward error of a few units of roundoff, or a `SolveError`."""
+        """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
         while True:
             lu, name = self._lu, self._strategy
-            x = self._refined(lu, b, adjoint)
+            fact = "A large residual was left, even after refinement."
+            try:
+                x = self._refined(lu, b, adjoint)
+            except DecompositionError as failure:
+                x, fact = None, str(failure)
             if x is not None:
                 return Outcome(x, strategy=int(name))
             error = not_finite("b", b)
@@ -89,24 +105,32 @@ class LUFactor:
                 raise error
             with self._lock:
                 if self._lu is lu:
-                    self._lu, self._strategy = self._next("A large residual was left, even after refinement.", None)
+                    self._lu, self._strategy = self._next(fact, None)
 
-    def _next(self, fact: str, found: float | None) -> tuple[Substitution, Strategy]:
+    def _next(self, fact: str, found: float | None) -> tuple[Factors, Strategy]:
         """The factorization by the next strategy whose factors can be believed."""
-        eps = float(self._limits.eps)
+        kind = None
         for candidate in self._candidates:
-            try:
-                made = candidate.decompose(self._matrix)
-            except RuntimeError as error:
-                fact, found = str(error), None
-                continue
-            found = self._condition(made, eps)
-            if found * eps < 1.0:
-                lu = Substitution(made.lu)
+            lu, fact, found, kind = self._attempt(candidate)
+            if lu is not None:
                 now().stream.synchronize()  # from here on any stream may read it
                 return lu, candidate.strategy
-            fact = "A is singular to working precision."
-        raise self._failure(fact, found)
+        raise self._failure(fact, found, kind)
+
+    def _attempt(self, candidate: strategy.Candidate) -> tuple[Factors | None, str, float | None, type | None]:
+        """Factors on the device if they can be believed; else the fact, the condition found, and the kind of error (itself it holds on to memory)."""
+        eps = float(self._limits.eps)
+        try:
+            made: Any = candidate.decompose(self._matrix)
+            found = self._condition(made, eps)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            return None, str(error), None, type(error)
+        if not found * eps < 1.0:
+            return None, "A is singular to working precision.", found, None
+        self._host.found["decomposed"] = True
+        return made if isinstance(made, cudss.CudssDecomposition) else Substitution(made.lu), "", found, None
 
     def _condition(self, made: Any, eps: float) -> float:
         """A lower bound of the condition where a first solve asks for one, else 0."""
@@ -115,31 +139,45 @@ class LUFactor:
             scale = 1.0 / np.add.reduceat(np.abs(A.data), A.indptr[:-1])
             probe = (signs * (self._host.filled(np.abs(A.data)) @ scale)).astype(A.dtype)
             excited = float((np.abs(made.solve(probe, "N")) / scale).max())
-        return condition(A, made, signs, eps) if doubtful(excited, eps) else 0.0
+        # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
+        asks = doubtful(excited, eps) or getattr(made, "perturbed", 0) > 0
+        return condition(A, made, signs, eps) if asks else 0.0
 
-    def _failure(self, fact: str, found: float | None) -> SolveError:
+    def _failure(self, fact: str, found: float | None, kind: type | None) -> SolveError:
         """What to say when there is no strategy left."""
+        if self._pinned and fact and found is None and kind is not NotPositive:
+            return SolveError(sentence(fact, remedy="Leave backend out: SuperLU decides whether A is singular."))
         if self._definite:
             return not_finite("values", self._A.data) or indefinite(fact, self._A)
         return singular(self._A, fact, found)
 
-    def _refined(self, lu: Substitution, b: Any, adjoint: bool) -> Any:
-        """Solve, and refine in the same precision (Higham, section 12.1) until the backward error is small; None if it stays large."""
-        norm, least = self._norms[adjoint], 100 * float(self._limits.smallest_subnormal)
-        tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
-        size = abs(b).max(axis=0)
-        scale = power_of_two(size)  # CuPy flushes to zero: a small gradient would have no residual in single precision
-        b, size = b / scale, size / scale / norm
+    def _refined(self, lu: Any, b: Any, adjoint: bool) -> Any:
+        """Solve, and refine in the same precision (Higham, section 12.1) until the backward error of each row is small; None if it stays large."""
+        scale = power_of_two(
+            abs(b).max(axis=0)
+        )  # CuPy flushes to zero: a small gradient would have no residual in single precision
+        b = b / scale
         x = lu.solve(b, adjoint=adjoint)
         for _ in range(_REFINEMENTS):
             residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
-            # divided by the norm, so that ‖A‖ ‖x‖ cannot overflow; underflow is no failure
-            bound = tolerance * (abs(x).max(axis=0) + size) + least * (1 + 1 / norm)
-            fits = (bound < np.inf) & (abs(answer).max(axis=0) < np.inf)
-            if bool(((abs(residual).max(axis=0) / norm <= bound) & fits).all()):  # the one wait
+            if self._small(residual, x, answer, self._sums[adjoint], self._norms[adjoint][0]):  # the one wait
                 return answer
             x = x + lu.solve(residual, adjoint=adjoint)
+        if not getattr(lu, "perturbed", 0):  # as good as elimination is, where rows of another size had to be pivots
+            residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
+            return answer if self._small(residual, x, answer, *2 * (self._norms[adjoint][1],)) else None
         return None
+
+    def _small(self, residual: Any, x: Any, answer: Any, norms: Any, least: float) -> bool:
+        """`|b − A x| <= c u ‖A‖ ‖x‖`, with the norm of each row, of which `least` is the smallest, or with that of all: as on the CPU.
+
+        Divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure, but overflow of x scaled back is.
+        """
+        tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
+        underflow = 100 * float(self._limits.smallest_subnormal) * (1 + 1 / least)
+        bound = tolerance * abs(x).max(axis=0) + underflow
+        fits = (bound < np.inf) & (abs(answer).max(axis=0) < np.inf)
+        return bool((((abs(residual) / norms).max(axis=0) <= bound) & fits).all())
 
 
 class Substitution:
@@ -172,3 +210,6 @@ class Substitution:
         x = cupy().empty_like(y)
         x[after] = y
         return x
+
+
+Factors: TypeAlias = "Substitution | cudss.CudssDecomposition"

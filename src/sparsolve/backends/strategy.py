@@ -150,6 +150,12 @@ def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterat
 @cache
 def _modules(backend: str | None) -> tuple[ModuleType, ...]:
     """The modules that can be used here."""
+    if backend == "cudss":
+        raise BackendUnavailableError(
+            sentence(
+                "cuDSS solves CUDA tensors, and A and b are on the CPU.", remedy="Leave backend out, or move A and b."
+            )
+        )
     if backend is not None and backend not in BACKENDS:
         raise ValueError(sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}."))
     found = []
