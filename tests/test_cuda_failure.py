@@ -19,7 +19,7 @@ from test_failure import (  # noqa: F401  run here again
     test_shifted_graph_laplacians_are_fine,
     test_tiny_and_huge_matrices,
 )
-from test_solve import test_badly_scaled_solution_is_accurate_componentwise, test_denormal_right_hand_side  # noqa: F401
+from test_solve import test_badly_scaled_solution_is_accurate_componentwise  # noqa: F401
 
 
 @pytest.fixture(autouse=True, params=["SuperLU", "cuDSS", "cuDSS, small pivots replaced"])

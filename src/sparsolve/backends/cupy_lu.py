@@ -153,9 +153,8 @@ class LUFactor:
 
     def _refined(self, lu: Any, b: Any, adjoint: bool) -> Any:
         """Solve, and refine in the same precision (Higham, section 12.1) until the backward error of each row is small; None if it stays large."""
-        scale = power_of_two(
-            abs(b).max(axis=0)
-        )  # CuPy flushes to zero: a small gradient would have no residual in single precision
+        # CuPy flushes to zero: a small gradient would have no residual in single precision. Never smaller: that loses equations of a small scale
+        scale = cupy().minimum(power_of_two(abs(b).max(axis=0)), 1.0)
         b = b / scale
         x = lu.solve(b, adjoint=adjoint)
         for _ in range(_REFINEMENTS):
