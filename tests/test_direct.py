@@ -456,6 +456,10 @@ def test_blocks_of_columns_on_threads(two_threads, monkeypatch):
 
     monkeypatch.setattr(direct, "each", counts)
     superlu_only = sps.LU(backend="superlu")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    sps.solve(A, B, superlu_only)
+    assert seen == {(7, False)}, "BLAS has the cores"
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     X = sps.solve(A, B, superlu_only)
     assert (7, True) in seen
     torch.set_num_threads(1)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 
-__all__ = ["each"]
+__all__ = ["blas_has_threads", "each"]
 
 T = TypeVar("T")
+# what BLAS libraries read when they are loaded
+_SETTINGS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def blas_has_threads() -> bool:
+    """Whether SciPy's BLAS may start threads of its own, which then compete for the cores with ours: so it does unless the environment says 1."""
+    return next((os.environ[name] for name in _SETTINGS if name in os.environ), "") != "1"
 
 
 def each(call: Callable[[int], T], count: int, *, worthwhile: bool) -> list[T]:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ConvergenceError, SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
-from ..threads import each
+from ..threads import blas_has_threads, each
 from . import Outcome
 from .conditioning import condition, doubtful
 from .diagnosis import indefinite, not_finite, singular
@@ -223,7 +223,7 @@ class DirectFactor:
         starts = range(0, b.shape[1], stage.columns)
         parts = [np.asfortranarray(b[:, j : j + stage.columns]) for j in starts]  # SuperLU's own order
         call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
-        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE
+        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE and not blas_has_threads()
         return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
 
 
