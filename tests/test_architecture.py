@@ -41,6 +41,7 @@ ORDER = [
     "convert",
     "backends.host",
     "backends.cupy_device",
+    "backends.matching",
     "backends.diagnosis",
     "backends.conditioning",
     "backends.products",

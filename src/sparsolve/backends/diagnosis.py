@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.sparse.csgraph import structural_rank
 
 from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from ..krylov_columns import namespace, on_host
+from .matching import structural_rank
 
 __all__ = ["indefinite", "not_finite", "singular"]
 
@@ -79,7 +79,7 @@ def _cause(A: Any) -> tuple[str, str]:
                 f"{name.capitalize()} {int(np.argmax(empty))} has no nonzero entry ({int(empty.sum())} such {name}s).",
                 "Usually an unknown that no equation mentions, or a missing boundary condition: give each unknown an equation, or remove it.",
             )
-    rank = int(structural_rank(matrix.tocsr()))
+    rank = structural_rank(matrix.tocsc())
     if rank < n:
         return (
             f"No choice of values on this pattern is nonsingular: its structural rank is {rank} of {n}.",

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy.sparse.csgraph import structural_rank
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
 from .decomposition import Kind
 from .host import Structure, gathered
+from .matching import structural_rank
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
@@ -73,7 +73,7 @@ class Matrix:
         nonzero = self.A.data != 0
         before, rank = found.get("structural rank", (None, 0))
         if before is None or not np.array_equal(before, nonzero):
-            nonzeros = self.structure.filled(nonzero.astype(np.float32)).copy()
+            nonzeros = self.A.copy()
             nonzeros.eliminate_zeros()
             rank = structural_rank(nonzeros)
             found["structural rank"] = nonzero, rank
