@@ -6,6 +6,7 @@ matrix is not singular to working precision. The last strategy decides: where it
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -92,7 +93,7 @@ class DirectFactor:
             product = Products(structure, structure.filled(size))
             rows = product(np.ones(structure.shape[0], dtype=size.dtype), False)
             columns = np.minimum(np.add.reduceat(size, structure.csc_indptr[:-1]), huge)
-            self._sums = {adjoint: np.clip(a, tiny, huge) for adjoint, a in ((False, rows), (True, columns))}
+            self._sums = {False: np.maximum(np.minimum(rows, huge), tiny), True: np.maximum(columns, tiny)}
             self._scale = 1.0 / columns
             self._probe = (structure.signs * product(self._scale, False)).astype(values.dtype)
         self._low = lower(values.dtype, solver)
@@ -185,7 +186,10 @@ class DirectFactor:
         size = np.abs(residual)
         size /= norms
         tolerance = self._limits.eps * max(_REFINEMENTS[self._low is not None][1], self._structure.shape[0] ** 0.5)
-        bound = tolerance * _largest(x) + self._limits.least * (1 + 1 / norms.min())
+        underflow = self._limits.least * (1 + 1 / np.minimum.reduce(norms, axis=None))
+        bound = tolerance * _largest(x) + underflow
+        if x.ndim == 1:  # numbers, which NumPy would compare as arrays
+            return float(np.maximum.reduce(size)) <= float(bound) < math.inf
         return bool(((np.maximum.reduce(size) <= bound) & (bound < np.inf)).all())
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:

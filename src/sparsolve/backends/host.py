@@ -29,6 +29,7 @@ __all__ = [
     "zeros",
 ]
 
+_FEW = 1000  # places that NumPy takes sooner than torch
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
 
 
@@ -239,6 +240,6 @@ def sampled(structure: Structure, u: Any, v: Any) -> Any:
 
 def gathered(a: Any, places: Tensor) -> Any:
     """`a[places]`, a new array, by torch: NumPy turns 32-bit places into 64-bit ones first, and takes three to six times as long."""
-    if not a.flags.writeable:
-        return a.take(places.numpy(), axis=0)  # torch would warn of it
+    if len(places) < _FEW or not a.flags.writeable:
+        return a.take(places.numpy(), axis=0)  # sooner done; or torch would warn of it
     return torch.index_select(torch.from_numpy(a), 0, places).numpy()
