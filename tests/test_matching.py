@@ -1,4 +1,4 @@
-"""The structural rank, against SciPy's and against what is known; and that it is found in few sweeps where SciPy's takes a minute."""
+"""The structural rank, against SciPy's and against what is known; and that it is found in few sweeps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_permuted_dominant_diagonal_is_seen_at_once(scaled, monkeypatch):
 
 @pytest.mark.parametrize("missing", [0, 1, 5])
 def test_a_permuted_saddle_point_takes_few_sweeps(missing, monkeypatch):
-    """SciPy's takes seconds for such a matrix of this size."""
+    """Of equal numbers, so that where to begin is a guess."""
     count, m = sweeps(monkeypatch), 40
     B = sp.random_array((m * m // 4, m * m), density=0.003, rng=1) + sp.eye_array(m * m // 4, m * m)
     B = sp.csr_matrix(B)

@@ -154,6 +154,7 @@ def to_json(pattern: Pattern) -> Any:
 
 
 def from_json(data: Any) -> Pattern:
+    """The pattern that `to_json` wrote, checked."""
     dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
     crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
     return Pattern(crow, col, data[3])

@@ -23,7 +23,7 @@ from ..result import Strategy
 from .cudss_handle import ADJOINT, NORMAL, TRANSPOSED, Handle
 from .cudss_library import missing
 from .cupy_runtime import cupy
-from .decomposition import DecompositionError, Kind, NotPositive
+from .decomposition import DecompositionError, Kind, NotPositive, served
 from .host import Structure
 from .strategy import Candidate, Matrix
 
@@ -69,14 +69,9 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     key = (__name__, kind, A.data.dtype.char)
     known = None if fresh or key not in structure.found else structure.found[key]()
     if known is not None and known.usable:
-        try:
-            found = CudssDecomposition(known, A, kind)
-        except DecompositionError:
-            if kind == "positive":  # nothing there depends on values
-                raise
-        else:
-            if found.perturbed <= known.perturbed:
-                return found
+        again = served(lambda: CudssDecomposition(known, A, kind), kind, known.perturbed)
+        if again is not None:
+            return again
     handle = Handle(A, kind)
     structure.found[key] = weakref.ref(handle)  # its memory is the factors', and goes with the last of them
     return CudssDecomposition(handle, A, kind)

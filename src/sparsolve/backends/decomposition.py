@@ -8,10 +8,12 @@ may return numbers of any size for a singular matrix and call that success.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
-__all__ = ["DecompositionError", "Kind", "NotPositive"]
+__all__ = ["DecompositionError", "Kind", "NotPositive", "served"]
 
+T = TypeVar("T", bound=Any)
 Kind = Literal["general", "symmetric", "hermitian", "positive"]
 
 
@@ -21,3 +23,17 @@ class DecompositionError(RuntimeError):
 
 class NotPositive(DecompositionError):  # noqa: N818 - the fact, not the failure
     """A matrix that was to be Hermitian positive definite has a pivot that is not positive."""
+
+
+def served(decompose: Callable[[], T], kind: Kind, perturbed: int) -> T | None:
+    """The decomposition on an analysis that an earlier one left; None where that does not serve these values, and a new one may.
+
+    It does not if more pivots are replaced than in the first, or where it fails, except for NotPositive: nothing there depends on values.
+    """
+    try:
+        found = decompose()
+    except DecompositionError:
+        if kind == "positive":
+            raise
+        return None
+    return found if found.perturbed <= perturbed else None

@@ -2,7 +2,7 @@
 
 A maximum matching of the bipartite graph of rows and columns (Davis, Direct Methods for Sparse Linear Systems, section 7.2), found with
 many augmenting paths at a time, in arrays (Azad, Buluç and Pothen, IEEE Trans. Parallel Distrib. Syst. 28, 2017, without their grafting).
-`scipy.sparse.csgraph.structural_rank` took a minute for a KKT matrix of 12 500 rows in random order; this takes 20 ms.
+`scipy.sparse.csgraph.structural_rank` took more than a minute for the 5-point Laplacian of 10 000 unknowns, rows in random order; this takes 3 ms.
 """
 
 from __future__ import annotations

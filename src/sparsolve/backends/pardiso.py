@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..result import Strategy
-from .decomposition import DecompositionError, Kind, NotPositive
+from .decomposition import DecompositionError, Kind, NotPositive, served
 from .host import Structure
 from .mkl import missing
 from .pardiso_handle import FACTORIZE, SOLVE, Handle
@@ -52,14 +52,9 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     key = (__name__, kind, A.dtype.char, dominant)
     known = None if fresh else structure.found.get(key)
     if known is not None and known.process == os.getpid():
-        try:
-            found = PardisoDecomposition(known, A)
-        except DecompositionError:
-            if kind == "positive":  # nothing there depends on values
-                raise
-        else:
-            if found.perturbed <= known.perturbed:
-                return found
+        again = served(lambda: PardisoDecomposition(known, A), kind, known.perturbed)
+        if again is not None:
+            return again
     # pivots of `L D Lᴴ` are sought in one supernode only: where there are none, LU finds some
     made, found = _best(A, (kind, "general") if kind in ("symmetric", "hermitian") else (kind,), dominant)
     structure.found[key] = made
