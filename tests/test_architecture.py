@@ -23,6 +23,8 @@ ORDER = [
     "errors",
     "result",
     "pattern",
+    "array_key",
+    "retention",
     "memo",
     "threads",
     "tickets",

@@ -15,7 +15,7 @@ import oracle
 import sparsolve as sps
 import standin_cupy as cp
 import standin_cupyx as cpx
-from sparsolve import backends, convert_cupy, memo
+from sparsolve import array_key, backends, convert_cupy, memo
 from sparsolve.backends import cupy_device, cupy_lu, cupy_runtime, host
 from systems import DTYPES, SINGULAR, SYSTEMS, with_indices
 from test_solve import check
@@ -193,7 +193,7 @@ def test_empty_products(device):
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
 def test_memory_that_begins_inside_of_an_allocation(device, monkeypatch, dtype):
     """Slices of larger tensors, and of batches: a kernel that reads 8 or 16 bytes at once would stop the whole device."""
-    monkeypatch.setattr(memo, "_WHOLE", 16)
+    monkeypatch.setattr(array_key, "_WHOLE", 16)
     values, pattern, b = system("Poisson 2-D", dtype, 3)
     shifted = [torch.cat([t.new_zeros(1), t.ravel()])[1:].view(t.shape) for t in (values, pattern.crow, pattern.col, b)]
     assert all(t.data_ptr() % 16 for t in shifted)
@@ -536,7 +536,7 @@ def test_c4t_a_name_and_a_callable(device):
 
 
 def test_the_memo_compares_all_bits_of_large_arrays(device, monkeypatch):
-    monkeypatch.setattr(memo, "_WHOLE", 16)  # what is larger stays on the device
+    monkeypatch.setattr(array_key, "_WHOLE", 16)  # what is larger stays on the device
     values, pattern, b = system("Poisson 3-D")
     x = solve(values, pattern, b)
     assert torch.equal(solve(values.clone(), pattern, b), x)
@@ -555,17 +555,17 @@ def test_the_memo_compares_all_bits_of_large_arrays(device, monkeypatch):
 
 def test_the_memos_copy_is_ready_for_other_streams(device, monkeypatch):
     """An entry is found, and compared with, while its value is still being made."""
-    monkeypatch.setattr(memo, "_WHOLE", 16)
+    monkeypatch.setattr(array_key, "_WHOLE", 16)
     values = torch.randn(100, dtype=F64)
     with cupy_runtime.here(torch.device("cpu")):
-        key = memo._Key("", (cupy_runtime.array(values),), True)
+        key = array_key.ArrayKey("", (cupy_runtime.array(values),), True)
         key.own()
     with device.stream(cp.TorchStream()), cupy_runtime.here(torch.device("cpu")):
-        assert key == memo._Key("", (cupy_runtime.array(values),), True)
+        assert key == array_key.ArrayKey("", (cupy_runtime.array(values),), True)
 
 
 def test_the_memo_keeps_its_own_copy(device, monkeypatch):
-    monkeypatch.setattr(memo, "_WHOLE", 16)
+    monkeypatch.setattr(array_key, "_WHOLE", 16)
     values, pattern, b = system("Poisson 3-D")
     solve(values, pattern, b)
     values.mul_(2)
@@ -577,7 +577,7 @@ def test_the_memo_keeps_its_own_copy(device, monkeypatch):
 @pytest.mark.parametrize(("whole", "most"), [(1 << 14, 4), (16, 5)])
 def test_waits_of_a_direct_solve(device, monkeypatch, whole, most):
     """One for the check of the result; the rest are the memo's two comparisons. With k columns no more."""
-    monkeypatch.setattr(memo, "_WHOLE", whole)
+    monkeypatch.setattr(array_key, "_WHOLE", whole)
     values, pattern, b = system("Poisson 3-D", F64, 7)
     solve(values, pattern, b)
     for adjoint in (False, True, False):

@@ -17,7 +17,8 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import memo as remembered
-from sparsolve.memo import Memo, _Key
+from sparsolve.array_key import ArrayKey
+from sparsolve.memo import Memo
 from systems import SINGULAR, SYSTEMS, with_indices
 
 F64, C128 = torch.float64, torch.complex128
@@ -460,7 +461,7 @@ def test_many_matrices_that_differ_in_one_entry_do_not_share_a_hash():
     hashes = set()
     for e in range(1, 200):
         values[e] += 1.0
-        hashes.add(hash(_Key("one", (values,), True)))
+        hashes.add(hash(ArrayKey("one", (values,), True)))
     assert len(hashes) == 199
 
 

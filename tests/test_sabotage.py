@@ -22,7 +22,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, calculus, memo, ops, registration
+from sparsolve import arithmetic, array_key, calculus, ops, registration
 from sparsolve.backends import direct, host
 from sparsolve.compressed import _Values
 from sparsolve.operands import as_columns
@@ -560,8 +560,8 @@ MISTAKES = [
     Mistake("conjugate bit ignored", host.array, "a.conj() if conj else a", "a", "lazy_bits"),
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
     # the memo
-    Mistake("memo that ignores values", memo._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
-    Mistake("memo that compares samples", memo._same, "(a == b).all()", "True", "wrong_hits"),
+    Mistake("memo that ignores values", array_key._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
+    Mistake("memo that compares samples", array_key._same, "(a == b).all()", "True", "wrong_hits"),
     Mistake(
         "memo that ignores the pattern",
         ops._factor,
@@ -586,8 +586,14 @@ MISTAKES = [
         "(pointers,), make",
         "wrong_hits",
     ),
-    Mistake("memo that keeps the caller's memory", memo._Key.own, "a.copy()", "a", "wrong_hits"),
-    Mistake("memo that never finds", memo._Key.__eq__, "return self.arrays == other.arrays", "return False", "counts"),
+    Mistake("memo that keeps the caller's memory", array_key.ArrayKey.own, "a.copy()", "a", "wrong_hits"),
+    Mistake(
+        "memo that never finds",
+        array_key.ArrayKey.__eq__,
+        "return self.arrays == other.arrays",
+        "return False",
+        "counts",
+    ),
     # reports and layouts
     Mistake("residual of the wrong system", ops._residual, "adjoint=adjoint", "adjoint=not adjoint", "report"),
     Mistake("residual with the wrong sign", ops._residual, "b / scale - on", "b / scale + on", "report"),

@@ -14,12 +14,14 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
+from .retention import Source
 from .solvers import Solver, decode, split
 from .threads import each
 
@@ -73,14 +75,15 @@ def solve(
     n, k = b.shape[-2:]
     structure = on.structure_of(crow, col, (n, n))
     vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
+    memory, offset = StorageWeakRef(values.untyped_storage()), int(values.storage_offset())
     starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record, (key, tangent) = decode(solver), split(solver)
+    record, tangent = decode(solver), split(solver)[1]
     module = solver_module(type(record).__name__, values.device.type)
 
     def one(i: int) -> None:
         try:
-            factor = _factor(key, record, module, structure, vs[i])
+            factor = _factor(record, module, structure, vs[i], Source(memory, offset + i))
             attempt = columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
@@ -153,13 +156,13 @@ def _flat(a: Any, core: int) -> Any:
     return a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
 
 
-def _factor(key: str, solver: Solver, module: ModuleType, structure: Any, values: Any) -> Factor:
+def _factor(solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:
     """The factorization, made now or found again."""
 
-    def make() -> Factor:
-        return module.factorize(structure, values, solver)  # type: ignore[no-any-return]
+    def remembered(key: str, make: Callable[[], Any]) -> Any:
+        return FACTORS.get((key, structure, values.dtype), (values,), make, source)
 
-    return FACTORS.get((key, structure, values.dtype), (values,), make) if getattr(module, "remember", True) else make()
+    return module.factorize(structure, values, solver, remembered)  # type: ignore[no-any-return]
 
 
 def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:

@@ -1,11 +1,13 @@
 """Who solves what: one table, one module for each row, imported when first needed.
 
 A device row names the module that moves tensors in and out, analyses patterns and multiplies. A solver row names the
-module whose `factorize(structure, values, solver) -> Factor` serves that record there. A new backend is one row and one module.
+module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there; `remembered(key, make)` is `make()`, or what
+it returned before for this pattern and these values. A new backend is one row and one module.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -15,7 +17,7 @@ import numpy as np
 
 from ..errors import BackendUnavailableError, SolveError, sentence
 
-__all__ = ["Factor", "Outcome", "array_module", "available", "device_module", "solver_module"]
+__all__ = ["Factor", "Outcome", "Remembered", "array_module", "available", "device_module", "solver_module"]
 
 
 class Outcome(NamedTuple):
@@ -44,6 +46,8 @@ class Factor(Protocol):
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`; `x0` of the same shape, or None, is where an iteration starts."""
 
+
+Remembered = Callable[[str, Callable[[], Any]], Any]
 
 _DEVICES = {"cpu": "host", "cuda": "cupy_device"}
 _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from ..errors import SolveError, sentence
 from ..solvers import Function
+from . import Remembered
 from .cupy_device import Structure
 from .cupy_runtime import array, cupy, now
 from .function import FunctionFactor
 
 __all__ = ["DeviceFunctionFactor", "factorize"]
 
-remember = False  # nothing is made that could be kept
 
-
-def factorize(structure: Structure, values: Any, solver: Function) -> DeviceFunctionFactor:
-    """Nothing to factorize: the callable does as it likes."""
+def factorize(structure: Structure, values: Any, solver: Function, remembered: Remembered) -> DeviceFunctionFactor:
+    """Nothing to factorize, and nothing to remember: the callable does as it likes."""
     return DeviceFunctionFactor(structure, values, solver)
 
 

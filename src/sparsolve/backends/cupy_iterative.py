@@ -6,18 +6,22 @@ from typing import Any
 
 from ..errors import BackendUnavailableError, sentence
 from ..iterative import Iterative
-from . import iterative
+from . import Remembered, iterative
 from .cupy_device import Product, Structure
 from .cupy_preconditioners import build
 from .cupy_runtime import now
 from .diagnosis import not_finite
-from .iterative import IterativeFactor, Prepared
+from .iterative import IterativeFactor, Prepared, prepared_key
 
 __all__ = ["factorize", "matrix_free"]
 
 
-def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
-    """Put the matrix and its adjoint in order, and build the preconditioner."""
+def factorize(structure: Structure, values: Any, solver: Iterative, remembered: Remembered) -> IterativeFactor:
+    """Put the matrix and its adjoint in order and build the preconditioner, or find them again."""
+    return IterativeFactor(remembered(prepared_key(solver), lambda: _prepare(structure, values, solver)), solver)
+
+
+def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
     error = not_finite("values", values)
     if error is not None:
         raise error
@@ -25,7 +29,7 @@ def factorize(structure: Structure, values: Any, solver: Iterative) -> Iterative
     A = {adjoint: Product(structure.csr(values, adjoint=adjoint)) for adjoint in (False, True)}
     held = sum(product.nbytes for product in A.values())
     now().stream.synchronize()  # from here on any stream may read it
-    return IterativeFactor(Prepared(A, M, held + (0 if M is None else int(M.nbytes))), solver)
+    return Prepared(A, M, held + (0 if M is None else int(M.nbytes)))
 
 
 def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:

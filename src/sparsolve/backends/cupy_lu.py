@@ -18,7 +18,7 @@ from ..errors import BackendUnavailableError, SolveError, sentence
 from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
-from . import Outcome, cudss, strategy
+from . import Outcome, Remembered, cudss, strategy
 from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
@@ -31,9 +31,9 @@ __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
 _REFINEMENTS = 5
 
 
-def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> LUFactor:
+def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> LUFactor:
     """Factorize by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
-    return LUFactor(structure, values, solver)
+    return remembered(solver.key, lambda: LUFactor(structure, values, solver))  # type: ignore[no-any-return]
 
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:

@@ -16,7 +16,7 @@ from ..errors import ConvergenceError, SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, each
-from . import Outcome
+from . import Outcome, Remembered
 from .conditioning import condition, doubtful
 from .diagnosis import indefinite, not_finite, singular
 from .host import Structure
@@ -52,9 +52,9 @@ _LIMITS = {
 threads = True  # several matrices may be factorized at once
 
 
-def factorize(structure: Structure, values: Any, solver: LU | Cholesky) -> DirectFactor:
+def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> DirectFactor:
     """Decompose by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
-    return DirectFactor(structure, values, solver)
+    return remembered(solver.key, lambda: DirectFactor(structure, values, solver))  # type: ignore[no-any-return]
 
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:

@@ -9,16 +9,14 @@ import numpy as np
 from ..errors import SolveError, sentence
 from ..krylov_columns import namespace
 from ..solvers import Function
-from . import Outcome
+from . import Outcome, Remembered
 from .host import Structure
 
 __all__ = ["FunctionFactor", "factorize"]
 
-remember = False  # nothing is made that could be kept
 
-
-def factorize(structure: Structure, values: Any, solver: Function) -> FunctionFactor:
-    """Nothing to factorize: the callable does as it likes."""
+def factorize(structure: Structure, values: Any, solver: Function, remembered: Remembered) -> FunctionFactor:
+    """Nothing to factorize, and nothing to remember: the callable does as it likes."""
     return FunctionFactor(structure, values, solver)
 
 

@@ -45,10 +45,10 @@ class _Factored:
         solver, self._dtype = record.solver, values.dtype
         module = solver_module(type(solver).__name__, "cpu")
 
-        def make() -> Factor:
-            return module.factorize(structure, values, solver)  # type: ignore[no-any-return]
+        def remembered(key: str, make: Callable[[], Any]) -> Any:
+            return FACTORS.get((key, structure, values.dtype), (values,), make)
 
-        self._factor = FACTORS.get((solver.key, structure, values.dtype), (values,), make)
+        self._factor: Factor = module.factorize(structure, values, solver, remembered)
         self.nbytes = int(self._factor.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:

@@ -12,18 +12,15 @@ from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import iterate
 from ..krylov_columns import namespace, on_host
-from ..memo import FACTORS
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
-from . import Outcome
+from . import Outcome, Remembered
 from .diagnosis import not_finite
 from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "Prepared", "factorize"]
-
-remember = False  # what is worth it is remembered here: it does not depend on tolerances and callbacks
+__all__ = ["IterativeFactor", "Prepared", "factorize", "prepared_key"]
 
 _BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _NEEDS = {
@@ -35,13 +32,14 @@ _NEEDS = {
 }
 
 
-def factorize(structure: Structure, values: Any, solver: Iterative) -> IterativeFactor:
+def factorize(structure: Structure, values: Any, solver: Iterative, remembered: Remembered) -> IterativeFactor:
     """Build the preconditioner, or find it again."""
-    M = solver.preconditioner
-    key = "Krylov" if M is None else f"Krylov {M.key}"
-    return IterativeFactor(
-        FACTORS.get((key, structure, values.dtype), (values,), lambda: _prepare(structure, values, M)), solver
-    )
+    return IterativeFactor(remembered(prepared_key(solver), lambda: _prepare(structure, values, solver)), solver)
+
+
+def prepared_key(solver: Iterative) -> str:
+    """What is made ready depends on the preconditioner alone, not on the method, its tolerances and callbacks."""
+    return "Krylov" if solver.preconditioner is None else f"Krylov {solver.preconditioner.key}"
 
 
 def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:
@@ -68,13 +66,13 @@ class Prepared(NamedTuple):
     nbytes: int = 0
 
 
-def _prepare(structure: Structure, values: Any, M: Any) -> Prepared:
+def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
     csc = structure.csc(values)
     error = not_finite("values", values)
     if error is not None:
         raise error
     A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
-    made = None if M is None else build(M, structure, values)
+    made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
     held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
     return Prepared(A, made, held + (0 if made is None else int(made.nbytes)))
 
