@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .krylov_columns import Columns, columns, dot, namespace, norm, ordered, power_of_two
+from .krylov_columns import Columns, columns, namespace, norm, ordered, power_of_two, put
 from .krylov_residual import gmres, minres
 
 __all__ = ["METHODS", "Outcome", "iterate"]
@@ -126,7 +126,7 @@ class _State:
         if x0 is not None:
             self.x[...] = xp.where(size == 0, 0, x0)
             self.r = ordered(b - self.A @ self.x)
-            self.size = norm(self.r)
+            self.size = xp.where(xp.isfinite(self.x).all(axis=0), norm(self.r), xp.nan)
         self.shown = self.size.copy()
         self.iterations = xp.zeros(b.shape[1], dtype=int)
         self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)
@@ -147,10 +147,11 @@ class _State:
         self.iterations[index] += work.steps
         better = xp.flatnonzero((new < size) & xp.isfinite(x).all(axis=0))
         at = index[better]
-        self.x[:, at], self.size[at] = columns(x, better), new[better]
+        put(self.x, at, columns(x, better))
+        self.size[at] = new[better]
         if self.r is self.b:
             self.r = self.b.copy("K")
-        self.r[:, at] = columns(r, better)
+        put(self.r, at, columns(r, better))
         again = work.claimed | (method not in ("cg", "minres"))  # where these break down, they would again
         self.active[index] = again & (new < _STAGNATION * size) & (new > bound)
 
@@ -165,28 +166,27 @@ class _State:
             self.watch(x)
 
     def outcome(self) -> Outcome:
-        """NaN and Inf are never converged."""
-        xp = self.xp
-        finite = xp.isfinite(self.size) & xp.isfinite(self.x).all(axis=0)
-        return Outcome(self.x, (self.size <= self.bound) & finite, self.iterations, self.size, self.bound)
+        """NaN and Inf are never converged; x is finite where the size of its residual is."""
+        converged = (self.size <= self.bound) & self.xp.isfinite(self.size)
+        return Outcome(self.x, converged, self.iterations, self.size, self.bound)
 
 
 def cg(s: Columns) -> None:
     """Conjugate gradients: Saad, Algorithms 6.18 and (with M) 9.1. Breaks down where `pᴴ A p <= 0`: A is not positive definite."""
     r, x = s.r, s.start()
     z = s.precondition(r)
-    p, rho, q = z.copy("K"), dot(r, z).real, None
+    p, rho, q = z.copy("K"), s.dot(r, z).real, None
     while s.k:
         q = s.multiply(p, out=q)
-        mu = dot(p, q).real
+        mu = s.dot(p, q).real
         alpha = s.where(mu > 0, rho / mu)  # 9.1, line 3
         s.add(x, alpha, p)  # line 4
-        s.add(r, -alpha, q)  # line 5
-        size2 = dot(r, r).real
+        s.subtract(r, alpha, q)  # line 5
+        size2 = s.dot(r, r).real
         if s.ended(size2, alpha > 0):
             x, r, p, rho, size2 = s.leave(x, r, p, rho, size2)
         z = s.precondition(r)  # line 6
-        rho, before = size2 if s.M is None else dot(r, z).real, rho
+        rho, before = size2 if s.M is None else s.dot(r, z).real, rho
         beta = rho / before  # line 7
         s.advance(p, beta, z)  # line 8
 
@@ -194,19 +194,19 @@ def cg(s: Columns) -> None:
 def cgs(s: Columns) -> None:
     """Conjugate gradients squared: Saad, Algorithm 7.6, with M from the right (Templates, figure 2.8). Breaks down where `r*ᴴ r = 0`."""
     r, x = s.r, s.start()
-    shadow, u, p, rho = r.copy("K"), r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
+    shadow, u, p, rho = r.copy("K"), r.copy("K"), r.copy("K"), s.dot(r, r)  # r*, and lines 1-2
     shadow2 = rho.real
     while s.k:
         v = s.multiply(s.precondition(p))
-        sigma = dot(shadow, v)
+        sigma = s.dot(shadow, v)
         alpha = s.where(sigma != 0, rho / sigma)  # line 4
         q = u.copy("K")
-        s.add(q, -alpha, v)  # line 5
+        s.subtract(q, alpha, v)  # line 5
         u += q
         w = s.precondition(u)
         s.add(x, alpha, w)  # line 6
-        s.add(r, -alpha, s.multiply(w))  # line 7
-        size2, rho, before = dot(r, r).real, dot(shadow, r), rho
+        s.subtract(r, alpha, s.multiply(w))  # line 7
+        size2, rho, before = s.dot(r, r).real, s.dot(shadow, r), rho
         if s.ended(size2, (alpha != 0) & _distinct(rho, size2, shadow2, s.eps)):
             x, r, shadow, shadow2, p, q, rho, before = s.leave(x, r, shadow, shadow2, p, q, rho, before)
         beta = rho / before  # line 8
@@ -219,27 +219,27 @@ def cgs(s: Columns) -> None:
 def bicgstab(s: Columns) -> None:
     """BiCGStab: Saad, Algorithm 7.7, with M from the right (Templates, figure 2.10). Breaks down where `r*ᴴ r = 0` or `omega = 0`."""
     r, x = s.r, s.start()
-    shadow, p, rho = r.copy("K"), r.copy("K"), dot(r, r)  # r*, and lines 1-2
+    shadow, p, rho = r.copy("K"), r.copy("K"), s.dot(r, r)  # r*, and lines 1-2
     shadow2 = rho.real
     while s.k:
         y = s.precondition(p)
         v = s.multiply(y)
-        sigma = dot(shadow, v)
+        sigma = s.dot(shadow, v)
         alpha = s.where(sigma != 0, rho / sigma)  # line 4
         s.add(x, alpha, y)
-        s.add(r, -alpha, v)  # line 5: r is s now
+        s.subtract(r, alpha, v)  # line 5: r is s now
         z = s.precondition(r)
         t = s.multiply(z)
-        tt = dot(t, t).real
-        omega = s.where(tt > 0, dot(t, r) / tt)  # line 6
+        tt = s.dot(t, t).real
+        omega = s.where(tt > 0, s.dot(t, r) / tt)  # line 6
         s.add(x, omega, z)  # line 7
-        s.add(r, -omega, t)  # line 8
-        size2, rho, before = dot(r, r).real, dot(shadow, r), rho
+        s.subtract(r, omega, t)  # line 8
+        size2, rho, before = s.dot(r, r).real, s.dot(shadow, r), rho
         fit = (alpha != 0) & (omega != 0) & _distinct(rho, size2, shadow2, s.eps)
         beta = (rho / before) * (alpha / omega)  # line 9
         if s.ended(size2, fit):
             x, r, shadow, shadow2, p, v, rho, beta, omega = s.leave(x, r, shadow, shadow2, p, v, rho, beta, omega)
-        s.add(p, -omega, v)
+        s.subtract(p, omega, v)
         s.advance(p, beta, r)  # line 10
 
 

@@ -93,9 +93,9 @@ def minres(s: Columns) -> None:
     while s.k:
         z = y / beta
         q = s.multiply(z)
-        s.add(q, -s.where(past_beta > 0, beta / past_beta), past_v)
-        alpha = dot(z, q).real
-        s.add(q, -alpha / beta, v)
+        s.subtract(q, s.where(past_beta > 0, beta / past_beta), past_v)
+        alpha = s.dot(z, q).real
+        s.subtract(q, alpha / beta, v)
         past_v, v, past_beta = v, q, beta
         y, beta = _lanczos_length(s, v)
         most = xp.maximum(most, xp.sqrt(alpha**2 + beta**2 + past_beta**2))  # of the order of ‖A‖
@@ -109,8 +109,8 @@ def minres(s: Columns) -> None:
             size2 = phi**2
         else:
             r *= sine**2
-            s.add(r, -s.where(beta > 0, c * phi / beta), v)
-            size2 = dot(r, r).real
+            s.subtract(r, s.where(beta > 0, c * phi / beta), v)
+            size2 = s.dot(r, r).real
         if s.ended(size2, fit):
             x, r, v, y, w, past_w, past_v = s.leave(x, r, v, y, w, past_w, past_v)
             beta, phi, past_beta, most, *qr = s.keep(beta, phi, past_beta, most, *qr)
@@ -119,7 +119,7 @@ def minres(s: Columns) -> None:
 def _lanczos_length(s: Columns, v: Any) -> tuple[Any, Any]:
     """`y = M v` and `(vᴴ y)^½`, 0 where that is no number: such a claim to have converged does not stand."""
     y = s.precondition(v)
-    square = dot(v, y).real
+    square = s.dot(v, y).real
     return y, s.where(square > 0, square) ** 0.5
 
 
@@ -139,7 +139,7 @@ def _next_rotation(xp: Any, qr: Any, alpha: Any, beta: Any) -> tuple[Any, Any, A
 def _direction(s: Columns, z: Any, w: Any, past_w: Any, top: Any, across: Any, gamma: Any) -> Any:
     """`w = (z − top past_w − across w) / gamma`, written over `past_w`."""
     past_w *= -top
-    s.add(past_w, -across, w)
+    s.subtract(past_w, across, w)
     past_w += z
     past_w /= gamma
     return past_w
