@@ -559,7 +559,7 @@ def test_the_memos_copy_is_ready_for_other_streams(device, monkeypatch):
     values = torch.randn(100, dtype=F64)
     with cupy_runtime.here(torch.device("cpu")):
         key = array_key.ArrayKey("", (cupy_runtime.array(values),), True)
-        key.own()
+        key.own((cupy_runtime.array(values),))
     with device.stream(cp.TorchStream()), cupy_runtime.here(torch.device("cpu")):
         assert key == array_key.ArrayKey("", (cupy_runtime.array(values),), True)
 

@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import arithmetic, array_key, calculus, ops, registration
-from sparsolve.backends import direct, host
+from sparsolve.backends import direct, host, structure
 from sparsolve.compressed import _Values
 from sparsolve.operands import as_columns
 
@@ -176,8 +176,10 @@ def compare(probe: Callable[..., Any], dtype: torch.dtype) -> None:
 def adjoint_identity() -> None:
     """`⟨u, A⁻¹ v⟩ = ⟨A⁻ᴴ u, v⟩` and `⟨u, A v⟩ = ⟨Aᴴ u, v⟩`: no oracle needed."""
     A, u, v = sps.SparseMatrix(_values(torch.complex128), _pattern()), *_b(torch.complex128, 2)
-    for f in (sps.solve, sps.matmul):
-        _close(torch.vdot(u.ravel(), f(A, v).ravel()), torch.vdot(f(A, u, adjoint=True).ravel(), v.ravel()))
+    for small in (host._SMALL, 0):  # products by NumPy, and by SciPy
+        with mock.patch.object(host, "_SMALL", small):
+            for f in (sps.solve, sps.matmul):
+                _close(torch.vdot(u.ravel(), f(A, v).ravel()), torch.vdot(f(A, u, adjoint=True).ravel(), v.ravel()))
 
 
 def layouts() -> None:
@@ -269,7 +271,7 @@ def _one_changed_entry_of_many() -> None:
     n = 5000
     pattern = sps.Pattern(torch.arange(n + 1), torch.arange(n), (n, n))
     values = torch.full((n,), 2.0, dtype=torch.float64)
-    ones = torch.ones(n, dtype=torch.float64)
+    ones, before = torch.ones(n, dtype=torch.float64), sps.memo_info().factorizations
     for e in (1, 7, n - 2):
         _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
         values[e] = 4.0
@@ -278,6 +280,7 @@ def _one_changed_entry_of_many() -> None:
         _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
         values[8:10] = values[8:10].flip(0)
     _close(sps.solve(sps.SparseMatrix(values, pattern), ones), 1 / values)
+    assert sps.memo_info().factorizations - before == 5  # the check of a solution would mend a wrong hit, and hide it
 
 
 def _another_pattern() -> None:
@@ -495,9 +498,16 @@ MISTAKES = [
     # products and solves on the CPU
     Mistake(
         "a conj lost in the adjoint product",
-        host.multiply,
-        "(A.T @ x.conj()).conj()",
-        "A.T @ x",
+        host.Product.__call__,
+        "(T @ x.conj()).conj()",
+        "T @ x",
+        "adjoint_identity",
+    ),
+    Mistake(
+        "a conj lost in the adjoint product of a small matrix",
+        host.Product._summed,
+        "self._values.conj()[order]",
+        "self._values[order]",
         "value complex, forward complex, adjoint_identity",
     ),
     Mistake(
@@ -544,7 +554,7 @@ MISTAKES = [
     ),
     Mistake(
         "duplicates overwritten, not added",
-        host.Structure.canonical,
+        structure.Structure.canonical,
         "np.add.reduceat(ordered, self.starts)",
         "ordered[self.starts]",
         "value real",

@@ -44,16 +44,28 @@ class ArrayKey:
             return self.arrays == other.arrays
         return bool(reduce(operator.and_, (_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))))
 
-    def own(self) -> None:
-        """From here on, in memory that nobody else writes to."""
+    def own(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Copy the arrays, so that later writes by the caller cannot change the key.
+
+        Returns:
+            `given`, the arrays that the key was made of: in the key's memory and read-only, where they are NumPy's.
+        """
         self.arrays = tuple(a if isinstance(a, bytes) else a.copy() for a in self.arrays)
         for a in self.arrays:
-            if not isinstance(a, (bytes, np.ndarray)):
+            if isinstance(a, np.ndarray):
+                a.setflags(write=False)
+            elif not isinstance(a, bytes):
                 a[-1:].get()  # a wait for the device: another stream may compare with the copy at once
+        return tuple(map(_as_given, self.arrays, given))
 
     @property
     def nbytes(self) -> int:
         return sum(len(a) if isinstance(a, bytes) else int(a.nbytes) for a in self.arrays)
+
+
+def _as_given(bits: Any, a: Any) -> Any:
+    """The key's copy as an array like the one that it was made of; of what is on a device, that one itself."""
+    return np.frombuffer(bits, dtype=a.dtype).reshape(a.shape) if isinstance(a, np.ndarray) else a
 
 
 def _bits(a: Any) -> Any:

@@ -126,7 +126,7 @@ class _State:
         if x0 is not None:
             self.x[...] = xp.where(size == 0, 0, x0)
             self.r = ordered(b - self.A @ self.x)
-            self.size = xp.where(xp.isfinite(self.x).all(axis=0), norm(self.r), xp.nan)
+            self.size = xp.where(xp.isfinite(self.x).all(axis=0), norm(self.r), np.nan)
         self.shown = self.size.copy()
         self.iterations = xp.zeros(b.shape[1], dtype=int)
         self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)

@@ -53,7 +53,7 @@ class Columns:
         self.claimed = xp.zeros(self.k, dtype=bool)
         self.index = self._kept = self._gone = xp.arange(self.k)
         self.tell: Callable[[Any, Any], None] | None = None
-        self._scratch, self._ones = xp.empty_like(r), xp.ones(r.shape[0], dtype=r.dtype)
+        self._scratch, self._ones = xp.empty_like(r), np.ones(len(r), dtype=r.dtype)
         self._axpy = get_blas_funcs("axpy", dtype=r.dtype) if self.k == 1 and xp is np else None
         self._times = _compiled(A, r)
         self._many = self._is_many()

@@ -46,7 +46,7 @@ class MemoInfo(NamedTuple):
 
 
 class Memo(Generic[T]):
-    """Remember `make()` by arrays and a hashable rest.
+    """Remember a function's results by its arrays and a hashable rest.
 
     Args:
         max_bytes: bound on the bytes held. One entry larger than this is kept as long as it is the newest; 0 keeps nothing.
@@ -58,8 +58,15 @@ class Memo(Generic[T]):
         self._lock = threading.Lock()
         self.clear()
 
-    def get(self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[[], T], source: Source | None = None) -> T:
-        """`make()`, or what it returned for bit-equal `arrays` and equal `rest`; `source` is where the arrays came from."""
+    def get(self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None = None) -> T:
+        """`make(*arrays)`, or what it returned for bit-equal `arrays` and equal `rest`.
+
+        Args:
+            rest: hashable.
+            arrays: NumPy's or CuPy's, contiguous.
+            make: gets read-only copies of NumPy's arrays, which the memo keeps in any case, so it may keep them too.
+            source: where the arrays came from.
+        """
         key = ArrayKey(rest, arrays, self._summed)
         while True:
             with self._lock:
@@ -71,23 +78,23 @@ class Memo(Generic[T]):
                         self._wanted.serve(entry, source)
                         return entry.value
             if entry is None:
-                made = self._make(key, make, source)
+                made = self._make(key, arrays, make, source)
                 if made is not None:
                     return made
             else:
                 with entry.lock:  # wait while another thread makes it, then look again
                     pass
 
-    def _make(self, key: ArrayKey, make: Callable[[], T], source: Source | None) -> T | None:
+    def _make(self, key: ArrayKey, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None) -> T | None:
         """Make the value and keep it, with the entry's lock held; None where another thread was faster."""
-        key.own()
+        arrays = key.own(arrays)
         entry: Entry[T] = Entry(key)
         try:
             with entry.lock:
                 with self._lock:
                     if self._entries.setdefault(key, entry) is not entry:
                         return None
-                value = make()
+                value = make(*arrays)
                 with self._lock:
                     self.made += 1
                     entry.value = value

@@ -159,7 +159,7 @@ def _flat(a: Any, core: int) -> Any:
 def _factor(solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:
     """The factorization, made now or found again."""
 
-    def remembered(key: str, make: Callable[[], Any]) -> Any:
+    def remembered(key: str, make: Callable[[Any], Any]) -> Any:
         return FACTORS.get((key, structure, values.dtype), (values,), make, source)
 
     return module.factorize(structure, values, solver, remembered)  # type: ignore[no-any-return]

@@ -41,8 +41,8 @@ class DeviceMatrix(Matrix):
     """
 
     def __init__(self, structure: Structure, A: Any, on_device: Any, pinned: bool) -> None:
-        super().__init__(structure, A, pinned)
-        self.on_device = on_device
+        super().__init__(structure, None, pinned)
+        self.A, self.on_device = A, on_device
 
     @cached_property
     def finite(self) -> bool:

@@ -69,7 +69,7 @@ def quiet() -> Any:
 def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
     """The analysis of a pattern, validated and made once, then found again by its entries."""
 
-    def make() -> Structure:
+    def make(*_: Any) -> Structure:
         check_form(crow, col, shape)
         check_entries(crow, col, shape)
         structure = Structure(host.Structure(array(crow).get(), array(col).get(), shape))

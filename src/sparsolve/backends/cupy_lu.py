@@ -23,7 +23,7 @@ from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
-from .diagnosis import indefinite, not_finite, singular
+from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
 from .ordering import Reordered
 
 __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
@@ -33,7 +33,7 @@ _REFINEMENTS = 5
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> LUFactor:
     """Factorize by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
-    return remembered(solver.key, lambda: LUFactor(structure, values, solver))  # type: ignore[no-any-return]
+    return remembered(solver.key, lambda values: LUFactor(structure, values, solver))  # type: ignore[no-any-return]
 
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
@@ -70,7 +70,7 @@ class LUFactor:
         self._M = Matrix(structure, values).settled()
         self._limits = np.finfo(values.dtype)
         if self._host.empty:
-            raise singular(A, "LU has no pivot to choose.")
+            raise singular(A, f"{type(solver).__name__} has no pivot to choose.")
         with np.errstate(all="ignore"):
             size = np.abs(A.data)
             rows, columns = np.bincount(A.indices, size, A.shape[0]), np.add.reduceat(size, A.indptr[:-1])
@@ -80,8 +80,8 @@ class LUFactor:
         self._pinned = solver.backend == "cudss"
         self._matrix = cudss.DeviceMatrix(self._host, A, self._M.plain.M, solver.backend is not None)
         self._candidates = _candidates(self._matrix, solver)
-        if self._definite and not self._matrix.hermitian:
-            raise not_finite("values", A.data) or indefinite("A is not Hermitian.", A)
+        if self._definite:
+            require_positive(self._matrix)
         self._lu, self._strategy = self._next("", None)
 
     @property
@@ -164,7 +164,10 @@ class LUFactor:
             x = x + lu.solve(residual, adjoint=adjoint)
         if not getattr(lu, "perturbed", 0):  # as good as elimination is, where rows of another size had to be pivots
             residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
-            return answer if self._small(residual, x, answer, *2 * (self._norms[adjoint][1],)) else None
+            if self._small(residual, x, answer, *2 * (self._norms[adjoint][1],)):
+                return answer
+        if bool(cupy().isfinite(x).all()) and not bool(cupy().isfinite(scale * x).all()):
+            raise overflow()
         return None
 
     def _small(self, residual: Any, x: Any, answer: Any, norms: Any, least: float) -> bool:

@@ -10,7 +10,7 @@ from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, 
 from ..krylov_columns import namespace, on_host
 from .matching import structural_rank
 
-__all__ = ["indefinite", "not_finite", "singular"]
+__all__ = ["indefinite", "not_finite", "overflow", "require_positive", "singular"]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:
@@ -52,6 +52,29 @@ def indefinite(fact: str, A: Any) -> NotPositiveDefiniteError:
             "Use LU(), or (A + A.mH) / 2 against rounding.",
             n=A.shape[0],
             dtype=A.dtype,
+        )
+    )
+
+
+def require_positive(matrix: Any) -> None:
+    """Refuse what cannot be positive definite, before any factorization: of some libraries LDLᴴ is all there is for an indefinite matrix.
+
+    Args:
+        matrix: a `strategy.Matrix`.
+    """
+    if matrix.kind == "positive":
+        return
+    fact = "A diagonal entry is missing or not positive." if matrix.hermitian else "A is not Hermitian."
+    raise not_finite("values", matrix.A.data) or indefinite(fact, matrix.A)
+
+
+def overflow() -> SolveError:
+    """The error for a solution that is too large to be written down; the matrix is not at fault."""
+    return SolveError(
+        sentence(
+            "The solution is larger than the largest number of its dtype.",
+            "A is not singular, but b is too large for it.",
+            "Divide b by a constant, and x is divided.",
         )
     )
 

@@ -27,7 +27,7 @@ class Diagonal:
     """`x = b / d`."""
 
     def __init__(self, matrix: Matrix) -> None:
-        self._diagonal = matrix.A.data
+        self._diagonal = matrix.values
         self.nbytes = 0  # the matrix's own
         if not np.all(self._diagonal):
             raise RuntimeError("A zero on the diagonal.")

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..errors import PatternError, sentence
 from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
+from .structure import Structure
 
 __all__ = [
     "Structure",
@@ -29,6 +27,7 @@ __all__ = [
     "zeros",
 ]
 
+_SMALL = 4096  # numbers gathered in a product, up to which NumPy is sooner done than SciPy
 _FEW = 1000  # places that NumPy takes sooner than torch
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
 
@@ -78,7 +77,7 @@ def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure
 
     pointers, columns = np.ascontiguousarray(crow.numpy()), np.ascontiguousarray(col.numpy())
 
-    def make() -> Structure:
+    def make(pointers: Any, columns: Any) -> Structure:
         check_form(crow, col, shape)
         check_entries(crow, col, shape)
         return Structure(pointers, columns, shape)
@@ -86,139 +85,46 @@ def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure
     return ANALYSES.get(("host", shape, columns.dtype), (pointers, columns), make)  # type: ignore[no-any-return]
 
 
-class Structure:
-    """Everything about a pattern that does not depend on values; made once per pattern.
+class Product:
+    """`A x` and `Aᴴ x` of a matrix with entries as given: by SciPy, or by NumPy alone where SciPy's checks would cost more than the sum."""
 
-    Attributes:
-        shape: `(rows, columns)`.
-        indptr: CSR row pointers as given, int32.
-        indices: columns as given, int32.
-        rows: `(nnz,)` row of each entry, int32.
-        places: rows and columns of the entries as given, as tensors.
-        order: the entries in compressed-column order.
-        starts: where each place starts in `order` if some place has several entries, else None.
-        csc_indptr: column pointers of the canonical matrix, int32.
-        csc_indices: its rows, sorted, int32.
-        diagonal: positions of diagonal entries in the canonical matrix.
-        empty: whether some row or column has no entry at all.
-        found: what solvers have found out about the pattern, for the next factorization.
-        signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
-    """
+    def __init__(self, structure: Structure, values: Any) -> None:
+        self._structure, self._values, self.dtype = structure, values, values.dtype
+        self._ordered: Any = None
 
-    def __init__(self, crow: Any, col: Any, shape: tuple[int, int]) -> None:
-        if max(*shape, col.size) >= 2**31:
-            raise PatternError(
-                sentence(
-                    f"The matrix is {shape[0]} x {shape[1]} with {col.size} entries; SciPy's solvers take fewer than 2**31 of each."
-                )
-            )
-        self.shape = shape
-        self.indptr = crow.astype(np.int32)
-        self.indices = col.astype(np.int32)
-        self.rows = np.repeat(np.arange(shape[0], dtype=np.int32), np.diff(self.indptr))
-        self.places = torch.from_numpy(self.rows), torch.from_numpy(self.indices)
-        columns = sp.csr_matrix((np.arange(col.size), self.indices, self.indptr), shape=shape).tocsc()
-        self.order = columns.data
-        indptr, indices = columns.indptr, columns.indices
-        column_of = np.repeat(np.arange(shape[1], dtype=np.int32), np.diff(indptr))
-        new = np.ones(col.size, dtype=bool)
-        new[1:] = (np.diff(indices) != 0) | (np.diff(column_of) != 0)
-        self.starts = None
-        if not new.all():
-            self.starts = np.flatnonzero(new)
-            indptr = np.concatenate([[0], np.cumsum(new)])[indptr]
-            indices, column_of = indices[new], column_of[new]
-        self.csc_indptr = indptr.astype(np.int32)
-        self.csc_indices = indices.astype(np.int32)
-        self.diagonal = np.flatnonzero(self.csc_indices == column_of)
-        self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
-        self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
+    def __call__(self, x: Any, adjoint: bool) -> Any:
+        """`A x`, or `Aᴴ x` as `conj(Aᵀ conj(x))`, for `x` `(n,)` or `(n, k)`."""
+        structure = self._structure
+        if self._values.size * (1 if x.ndim == 1 else x.shape[1]) <= _SMALL and not structure.empty:
+            return self._summed(x, adjoint)
+        if not adjoint:
+            return structure.filled_csr(self._values) @ x
+        T = structure.filled_csr(self._values, transposed=True)
+        return (T @ x.conj()).conj() if np.iscomplexobj(x) else T @ x
 
-        self.found: dict[Any, Any] = {}
-        self._csc = sp.csc_matrix(
-            (np.broadcast_to(0.0, self.csc_indices.size), self.csc_indices, self.csc_indptr), shape=shape
-        )
-        self._csc.has_canonical_format = True
-        self._transposed = self._csc.T
-        self._csr = sp.csr_matrix((np.broadcast_to(0.0, self.indices.size), self.indices, self.indptr), shape=shape)
-        for a in self._arrays():
-            a.setflags(write=False)  # SciPy may sort or compress in place what it is given
-
-    def _arrays(self) -> list[Any]:
-        return [a for a in vars(self).values() if isinstance(a, np.ndarray)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays held, and of an ordering."""
-        return sum(int(a.nbytes) for a in self._arrays()) + 12 * int(self.indices.size)
-
-    def canonical(self, values: Any) -> Any:
-        """`(nnz of the canonical matrix,)`: values in compressed-column order, duplicates added up."""
-        ordered = values[self.order]
-        return ordered if self.starts is None else np.add.reduceat(ordered, self.starts)
-
-    @cached_property
-    def columns(self) -> Any:
-        """`(nnz of the canonical matrix,)`: the column of each entry, int32."""
-        return np.repeat(np.arange(self.shape[1], dtype=np.int32), np.diff(self.csc_indptr))
-
-    @cached_property
-    def by_rows(self) -> tuple[Any, Any, Any]:
-        """The canonical entries row by row: their places, their columns, and where each row starts."""
-        order = np.argsort(self.csc_indices, kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(self.csc_indices, minlength=self.shape[0]))[:-1]])
-        return order, self.columns[order], starts
-
-    @cached_property
-    def band(self) -> tuple[int, int]:
-        """How far entries are below and above the diagonal, at most."""
-        below = self.csc_indices - self.columns
-        return max(int(below.max(initial=0)), 0), max(int(-below.min(initial=0)), 0)
-
-    @cached_property
-    def densest(self) -> int:
-        """Entries of the row, or of the column, that has most."""
-        return int(max(np.diff(self.indptr).max(initial=0), np.diff(self.csc_indptr).max(initial=0)))
-
-    @cached_property
-    def mirror(self) -> Tensor | None:
-        """Where entry `(j, i)` of the canonical matrix is, for each `(i, j)`, int32; None for an unsymmetric pattern."""
-        places = np.arange(self.csc_indices.size, dtype=np.int32)
-        T = sp.csc_matrix((places, self.csc_indices, self.csc_indptr), shape=self.shape).T.tocsc()
-        same = np.array_equal(T.indptr, self.csc_indptr) and np.array_equal(T.indices, self.csc_indices)
-        return torch.from_numpy(T.data) if same else None
-
-    def filled(self, data: Any) -> Any:
-        """The canonical SciPy matrix with these entries."""
-        return _filled(self._csc, data)
-
-    def csc(self, values: Any) -> Any:
-        """The canonical SciPy matrix."""
-        return self.filled(self.canonical(values))
-
-    def transposed(self, csc: Any) -> Any:
-        """`Aᵀ` of a canonical matrix, in the same memory."""
-        return _filled(self._transposed, csc.data)
+    def _summed(self, x: Any, adjoint: bool) -> Any:
+        """Entry by entry, in the order of the result, and summed up between pointers, none of which are equal."""
+        structure = self._structure
+        if not adjoint:
+            data, places, starts = self._values, structure.indices, structure.indptr[:-1]
+        else:
+            order, places, starts = structure.by_columns
+            if self._ordered is None:
+                self._ordered = self._values.conj()[order]
+            data = self._ordered
+        terms = x.take(places, axis=0)
+        terms *= data if x.ndim == 1 else data[:, None]
+        return np.add.reduceat(terms, starts)
 
 
-def _filled(template: Any, data: Any) -> Any:
-    """A SciPy matrix with the template's indices; its constructor would check them again."""
-    A = object.__new__(type(template))
-    A.__dict__.update(template.__dict__)
-    A.data = data
-    return A
+def matrix(structure: Structure, values: Any) -> Product:
+    """The matrix with entries as given, for products."""
+    return Product(structure, values)
 
 
-def matrix(structure: Structure, values: Any) -> Any:
-    """The SciPy CSR matrix with entries as given; for products only, since it may hold duplicates."""
-    return _filled(structure._csr, values)
-
-
-def multiply(A: Any, x: Any, *, adjoint: bool) -> Any:
-    """`A x` or `Aᴴ x`, as `conj(Aᵀ conj(x))`: the transpose of a CSR matrix costs nothing, its conjugate a copy."""
-    if not adjoint:
-        return A @ x
-    return (A.T @ x.conj()).conj() if np.iscomplexobj(x) else A.T @ x
+def multiply(A: Product, x: Any, *, adjoint: bool) -> Any:
+    """`A x` or `Aᴴ x`."""
+    return A(x, adjoint)
 
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:

@@ -42,7 +42,7 @@ def _is_narrow(matrix: Matrix) -> str | None:
     (kl, ku), n = structure.band, structure.shape[0]
     work = 2 * n * (kl + 1) * (kl + ku + 1)
     band = f"{kl} below and {ku} above the diagonal"
-    if work < _WORK[matrix.A.dtype.char] * len(structure.csc_indices):
+    if work < _WORK[matrix.values.dtype.char] * len(structure.csc_indices):
         return f"its band is narrow, {band}"
     return f"its band fits, {band}" if matrix.pinned and n * (2 * kl + ku + 1) <= _FITS else None
 
@@ -53,24 +53,33 @@ def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C",
     by_column, by_row = (width, 1) if order == "F" else (1, structure.shape[0])
     key = (kl, ku, spare, order)
     if key not in structure.found:
-        row, column = structure.csc_indices.astype(np.int64), structure.columns
+        row, column = structure.rows, structure.indices.astype(np.int64)
         kept = (row - column <= kl) & (column - row <= ku)
         places = column * np.int64(by_column) + (spare + ku + row - column) * np.int64(by_row)
         structure.found[key] = (None, places) if kept.all() else (kept, places[kept])
     kept, places = structure.found[key]
-    data = matrix.A.data
+    data = matrix.values
     ab = np.zeros(width * structure.shape[0], dtype=data.dtype)
     ab[places] = data if kept is None else data[kept]
     return ab.reshape(width, -1, order=order)
+
+
+def _three(matrix: Matrix) -> tuple[Any, Any, Any]:
+    """The diagonals below, on and above, of their own memory. Where none has a gap, row by row they are every third entry."""
+    structure, data = matrix.structure, matrix.values
+    n = structure.shape[0]
+    if data.size == 3 * n - 2 and structure.sorted:
+        return data[2::3].copy(), data[::3].copy(), data[1::3].copy()
+    above, on, below = _bands(matrix, 1, 1, order="C")
+    return below[:-1], on, above[1:]
 
 
 class Tridiagonal:
     """`P A = L U` by `gttrf`."""
 
     def __init__(self, matrix: Matrix) -> None:
-        above, on, below = _bands(matrix, 1, 1, order="C")
-        trf, self._trs = _lapack(matrix.A.dtype.char, "gttrf", "gttrs")
-        *self._factors, info = trf(below[:-1], on, above[1:], overwrite_dl=1, overwrite_d=1, overwrite_du=1)
+        trf, self._trs = _lapack(matrix.values.dtype.char, "gttrf", "gttrs")
+        *self._factors, info = trf(*_three(matrix), overwrite_dl=1, overwrite_d=1, overwrite_du=1)
         _succeeded(info, "gttrf")
         self.nbytes = sum(int(f.nbytes) for f in self._factors)
 
@@ -85,7 +94,7 @@ class Banded:
 
     def __init__(self, matrix: Matrix) -> None:
         self._kl, self._ku = kl, ku = matrix.structure.band
-        trf, self._trs = _lapack(matrix.A.dtype.char, "gbtrf", "gbtrs")
+        trf, self._trs = _lapack(matrix.values.dtype.char, "gbtrf", "gbtrs")
         self._lu, self._pivots, info = trf(_bands(matrix, kl, ku, kl), kl, ku, overwrite_ab=1)
         _succeeded(info, "gbtrf")
         self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
@@ -100,7 +109,7 @@ class BandedCholesky:
     """`A = L Lᴴ` by `pbtrf`, or `L D Lᴴ` by `pttrf`."""
 
     def __init__(self, matrix: Matrix) -> None:
-        char, kl = matrix.A.dtype.char, matrix.structure.band[0]
+        char, kl = matrix.values.dtype.char, matrix.structure.band[0]
         ab = _bands(matrix, kl, 0, order="C" if kl == 1 else "F")
         if kl == 1:
             trf, self._trs = _lapack(char, "pttrf", "pttrs")

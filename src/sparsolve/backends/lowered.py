@@ -6,7 +6,6 @@ below the reciprocal of the lower precision's roundoff.)
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,10 @@ def lower(dtype: Any, solver: Any) -> Any:
     return np.finfo("f") if single and dtype.char in "dD" else None
 
 
-def cast(A: Any, low: Any) -> Any:
-    """The matrix in the lower precision."""
-    lowered = copy.copy(A)
+def cast(values: Any, low: Any) -> Any:
+    """The values in the lower precision."""
     with np.errstate(over="ignore"):  # Inf is refused by whoever decomposes it
-        lowered.data = A.data.astype("F" if np.iscomplexobj(A.data) else low.dtype)
-    return lowered
+        return values.astype("F" if np.iscomplexobj(values) else low.dtype)
 
 
 class Lowered:

@@ -87,7 +87,7 @@ class _ILU:
     """`M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, by SuperLU."""
 
     def __init__(self, record: ILU, structure: Structure, A: Any) -> None:
-        if structure.empty or Matrix(structure, A).unfit:
+        if structure.empty or Matrix.of(structure, A).unfit:
             raise singular(A, "ILU has no pivot to choose.")
         try:
             self.lu = sla.spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)

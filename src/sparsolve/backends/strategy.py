@@ -42,13 +42,25 @@ class Matrix:
     """A square matrix, and what strategies ask about it, found out once.
 
     Attributes:
-        A: canonical SciPy CSC matrix; its arrays are read-only.
-        structure: the analysis of its pattern; `structure.found` is there for what strategies find out.
+        structure: the analysis of its pattern, without duplicates; `structure.found` is there for what strategies find out.
+        values: its entries as given, read-only.
         pinned: whether the user chose the backend: then what is possible suits, whether it pays or not.
     """
 
-    def __init__(self, structure: Structure, A: Any, pinned: bool = False) -> None:
-        self.structure, self.A, self.pinned = structure, A, pinned
+    def __init__(self, structure: Structure, values: Any, pinned: bool = False) -> None:
+        self.structure, self.values, self.pinned = structure, values, pinned
+
+    @classmethod
+    def of(cls, structure: Structure, A: Any) -> Matrix:
+        """Of a canonical SciPy CSC matrix, which is at hand."""
+        matrix = cls(structure, None)
+        matrix.A = A
+        return matrix
+
+    @cached_property
+    def A(self) -> Any:
+        """Canonical SciPy CSC matrix; its arrays are not to be written to."""
+        return self.structure.csc(self.values)
 
     @cached_property
     def diagonal(self) -> Any:
