@@ -51,10 +51,11 @@ class Memo(Generic[T]):
     Args:
         max_bytes: bound on the bytes held. One entry larger than this is kept as long as it is the newest; 0 keeps nothing.
         summed: whether a sum helps to tell arrays apart that differ in a few entries, as those of a finite difference do.
+        users: a memo whose keys name this one's values; what names one that is let go of can never be found again, and goes too.
     """
 
-    def __init__(self, max_bytes: int, summed: bool = True) -> None:
-        self.max_bytes, self._summed = max_bytes, summed
+    def __init__(self, max_bytes: int, summed: bool = True, users: Memo[Any] | None = None) -> None:
+        self.max_bytes, self._summed, self._users = max_bytes, summed, users
         self._lock = threading.Lock()
         self.clear()
 
@@ -130,6 +131,16 @@ class Memo(Generic[T]):
         del self._entries[entry.key]
         self._wanted.discard(entry)
         self.nbytes -= entry.nbytes
+        if self._users is not None:
+            self._users.forget_users(entry.value)
+
+    def forget_users(self, part: Any) -> None:
+        """Let go of the entries whose key's rest is a tuple with this very object in it."""
+        with self._lock:
+            for entry in list(self._entries.values()):
+                rest = entry.key.rest
+                if entry.value is not None and isinstance(rest, tuple) and any(p is part for p in rest):
+                    self._forget(entry)
 
     def restart(self) -> None:
         """Forget everything and take new locks: for a forked child, whose other threads do not exist any more."""
@@ -160,8 +171,8 @@ class Memo(Generic[T]):
         return len(self._entries)
 
 
-ANALYSES: Memo[Any] = Memo(2**29, summed=False)
 FACTORS: Memo[Any] = Memo(3 * 2**29)
+ANALYSES: Memo[Any] = Memo(2**29, summed=False, users=FACTORS)
 
 
 def _after_fork() -> None:
