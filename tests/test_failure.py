@@ -301,3 +301,78 @@ def test_fake_tensors_of_any_device(device):
         (gradient,) = torch.autograd.grad(x.real.sum(), values)
         assert gradient.shape == values.shape
         assert gradient.dtype is F64
+
+
+# ---- gradients where some of a batch failed
+
+
+def _some_singular(dtype, adjoint=False):
+    """Three matrices, the second one singular, and a function whose gradient does not ask for what failed."""
+    values, pattern = SYSTEMS["banded"](dtype)
+    many = torch.stack([values, 0 * values, 2 * values])
+    b = torch.randn(len(pattern.crow) - 1, dtype=dtype)
+
+    def loss(many, b):
+        x, info = sps.solve_with_info(sps.SparseMatrix(many, pattern), b, adjoint=adjoint)
+        return x[info.status == sps.Status.CONVERGED].abs().square().sum()
+
+    def good(many, b):
+        return sum(
+            sps.solve(sps.SparseMatrix(many[i], pattern), b, adjoint=adjoint).abs().square().sum() for i in (0, 2)
+        )
+
+    return many, pattern, b, loss, good
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_no_gradient_is_asked_of_a_matrix_that_failed(dtype, adjoint):
+    many, _, b, loss, good = _some_singular(dtype, adjoint)
+    leaves = many.clone().requires_grad_(), b.clone().requires_grad_()
+    loss(*leaves).backward()
+    expected = many.clone().requires_grad_(), b.clone().requires_grad_()
+    good(*expected).backward()
+    for leaf, other in zip(leaves, expected, strict=True):
+        torch.testing.assert_close(leaf.grad, other.grad)
+    assert not leaves[0].grad[1].any()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_no_gradient_under_vmap_of_a_matrix_that_failed(compiled):
+    many, pattern, b, _, good = _some_singular(F64)
+
+    def loss(v):
+        x, info = sps.solve_with_info(sps.SparseMatrix(v, pattern), b)
+        return torch.where(info.status == 0, x, 0.0).square().sum()  # first of all: 0 times NaN is NaN
+
+    f = torch.vmap(torch.func.grad(loss))
+    f = torch.compile(f, fullgraph=True, backend="aot_eager") if compiled else f
+    torch.testing.assert_close(f(many), torch.func.grad(good)(many, b))
+
+
+def test_a_gradient_that_is_asked_of_a_failed_matrix_is_an_error():
+    many, pattern, b, *_ = _some_singular(F64)
+    x = sps.solve_with_info(sps.SparseMatrix(many.requires_grad_(), pattern), b).x
+    with pytest.raises(sps.SolveError, match=r"solve for a gradient.*batch index 1"):
+        x.backward(torch.ones_like(x))
+
+
+def test_no_gradient_is_asked_of_a_column_that_failed():
+    """Its x is NaN, and shares the matrix with the other columns."""
+    values, pattern = SYSTEMS["banded"](F64)
+    B = torch.randn(len(pattern.crow) - 1, 3, dtype=F64)
+    B[4, 1] = torch.inf
+    v = values.clone().requires_grad_()
+    x, info = sps.solve_with_info(sps.SparseMatrix(v, pattern), B)
+    assert info.status.tolist() == [0, sps.Status.BREAKDOWN, 0]
+    x[:, info.status == 0].square().sum().backward()
+    w = values.clone().requires_grad_()
+    sps.solve(sps.SparseMatrix(w, pattern), B[:, ::2]).square().sum().backward()
+    torch.testing.assert_close(v.grad, w.grad)
+
+
+def test_a_zero_right_hand_side_of_a_singular_matrix_is_still_an_error():
+    """In a solve of the user's own."""
+    _, pattern, b, *_ = _some_singular(F64)
+    with pytest.raises(sps.SingularMatrixError):
+        sps.solve(sps.SparseMatrix(torch.zeros(pattern.nnz, dtype=F64), pattern), 0 * b)

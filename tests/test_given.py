@@ -14,7 +14,7 @@ from torch import Tensor
 import oracle
 import sparsolve as sps
 from sparsolve import tickets
-from sparsolve.solvers import decode, relative, tangent
+from sparsolve.solvers import cotangent, decode, tangent
 from transforms import COMPOSITIONS, tensors
 
 TIGHT = {"rtol": 1e-12, "maxiter": 1000}
@@ -226,8 +226,8 @@ def test_keys_and_what_they_hold() -> None:
         solver = sps.BiCGStab(preconditioner=preconditioner, callback=lambda i, r: None)
         assert decode(solver.key) == solver
         assert decode(solver.key).callback is solver.callback
-        assert decode(relative(solver.key)) == solver
-        assert decode(relative(solver.key)).callback is None
+        assert decode(cotangent(solver.key)) == solver
+        assert decode(cotangent(solver.key)).callback is None
         assert decode(tangent(tangent(solver.key))) == solver
 
 

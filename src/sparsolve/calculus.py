@@ -29,7 +29,7 @@ from torch import Tensor
 from . import ops  # noqa: F401  (defines the ops)
 from .errors import PatternError, sentence
 from .registration import attach
-from .solvers import relative, tangent
+from .solvers import cotangent, tangent
 
 __all__ = ["matmul", "sample", "solve"]
 
@@ -78,8 +78,10 @@ def _sum(*terms: Tensor | None) -> Tensor:
 
 
 def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-    values, crow, col, _, solver, adjoint, *_ = inputs
-    lam, _ = solve(values, crow, col, grad, relative(solver), not adjoint)
+    values, crow, col, _, solver, adjoint, report, *_ = inputs
+    lam, _ = solve(values, crow, col, grad, cotangent(solver), not adjoint)
+    if report:  # a column that failed is NaN, and does no harm where no gradient of it is asked for
+        x = torch.where((lam == 0).all(dim=-2, keepdim=True), 0.0, x)
     d_values = -_outer(crow, col, lam, x, adjoint) if needs[0] else None
     return d_values, None, None, lam if needs[3] else None, None, None, None, None
 

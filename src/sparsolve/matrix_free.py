@@ -23,7 +23,7 @@ from .ops import REPORT, located, on_its_device
 from .ops import columns as columns_of
 from .registration import attach, on_the_ground, one_level_out
 from .result import Info, Solution
-from .solvers import decode, relative, split, tangent
+from .solvers import cotangent, decode, split, tangent
 from .tickets import redeem, ticket
 
 __all__ = ["solve", "solve_with_info"]
@@ -170,7 +170,7 @@ def _again(inputs: Any, b: Tensor, key: str, adjoint: bool) -> Tensor:
 
 def _backward(inputs: Any, x: Tensor, needs: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     theta, _, operator, solver, adjoint, *_ = inputs
-    lam = _again(inputs, grad, relative(solver), not adjoint)
+    lam = _again(inputs, grad, cotangent(solver), not adjoint)
     d_theta = None
     if needs[0]:
         u, v = (lam, x) if adjoint else (x, lam)

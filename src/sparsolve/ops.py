@@ -78,7 +78,7 @@ def solve(
     memory, offset = StorageWeakRef(values.untyped_storage()), int(values.storage_offset())
     starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record, tangent = decode(solver), split(solver)[1]
+    record, purpose = decode(solver), split(solver)[1]
     module = solver_module(type(record).__name__, values.device.type)
 
     def one(i: int) -> None:
@@ -87,9 +87,12 @@ def solve(
             attempt = columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
-            if not report:
-                raise located(error, i if len(bs) > 1 else None, adjoint, tangent) from error
-            outcome = Outcome(math.nan, int(_status(error)))
+            if purpose == "cotangent" and not bs[i].any():  # no gradient is asked of a matrix that failed before
+                outcome = Outcome(0.0)
+            elif report:
+                outcome = Outcome(math.nan, int(_status(error)))
+            else:
+                raise located(error, i if len(bs) > 1 else None, adjoint, purpose) from error
         x[i] = outcome.x
         if report:
             reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
@@ -207,11 +210,13 @@ def _status(error: SolveError) -> int:
     return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
 
 
-def located(error: SolveError, batch_index: int | None, adjoint: bool, tangent: bool) -> SolveError:
-    """The same error, saying which system it was."""
+def located(error: SolveError, batch_index: int | None, adjoint: bool, purpose: str) -> SolveError:
+    """The same error, saying which system it was, and what the solution was for."""
     fact = str(error)
-    if tangent:
+    if purpose == "tangent":
         fact += " This was the solve for a tangent, as forward mode needs it."
+    if purpose == "cotangent":
+        fact += " This was the solve for a gradient."
     if adjoint:
-        fact += " This was the solve with the adjoint of A, as a gradient needs it."
+        fact += " It was with the adjoint of A."
     return type(error)(sentence(fact, batch_index=batch_index))

@@ -17,9 +17,9 @@ import torch
 from .errors import sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
-__all__ = ["LU", "Cholesky", "Solver", "callable_key", "decode", "relative", "split", "tangent"]
+__all__ = ["LU", "Cholesky", "Solver", "callable_key", "cotangent", "decode", "split", "tangent"]
 
-_TANGENT = "tangent of "
+_TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 
 
 _RECORDS: dict[str, type[Solver]] = {}
@@ -146,20 +146,27 @@ def callable_key(call: Callable[..., Any], vector: bool) -> str:
     return Function(forward=call, adjoint=call, vector=vector).key
 
 
-def split(key: str) -> tuple[str, bool]:
-    """The key of the solver itself, and whether it is asked for a tangent."""
-    return key.removeprefix(_TANGENT), key.startswith(_TANGENT)
+def split(key: str) -> tuple[str, str]:
+    """The key of the solver itself, and what the solution is for: `"tangent"`, `"cotangent"` or `""`."""
+    for mark in (_TANGENT, _COTANGENT):
+        if key.startswith(mark):
+            return key.removeprefix(mark), mark.removesuffix(" of ")
+    return key, ""
 
 
-def relative(key: str) -> str:
+def cotangent(key: str) -> str:
     """The key of the solver for the adjoint solves of a derivative."""
+    return _COTANGENT + _relative_of(key)
+
+
+def _relative_of(key: str) -> str:
     key, _ = split(key)
     return decode(key).relative().key if has_tickets(key) else _relative_key(key)
 
 
 def tangent(key: str) -> str:
     """The key of the solver for the tangent solves of a derivative, so that a failure can say which it was."""
-    return _TANGENT + relative(key)
+    return _TANGENT + _relative_of(key)
 
 
 @lru_cache(maxsize=256)
