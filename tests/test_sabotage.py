@@ -599,10 +599,10 @@ MISTAKES = [
     Mistake("memo that keeps the caller's memory", array_key.ArrayKey.own, "a.copy()", "a", "wrong_hits"),
     Mistake(
         "memo that never finds",
-        array_key.ArrayKey.__eq__,
-        "return self.arrays == other.arrays",
-        "return False",
-        "counts",
+        array_key._same,
+        "(a == b).all()",
+        "False",
+        "wrong_hits",
     ),
     # reports and layouts
     Mistake("residual of the wrong system", ops._residual, "adjoint=adjoint", "adjoint=not adjoint", "report"),

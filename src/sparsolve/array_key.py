@@ -9,29 +9,51 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["ArrayKey"]
+__all__ = ["ArrayKey", "Key", "key_of"]
 
 _SAMPLES = 8  # numbers of a large array that make its hash
 _WHOLE = 1 << 14  # bytes up to which an array is small
 
 
-class ArrayKey:
-    """Arrays and a hashable rest as a dictionary key: equal only if every bit is.
+def key_of(rest: Hashable, arrays: tuple[Any, ...], summed: bool) -> Key:
+    """Arrays and a hashable rest as a dictionary key: equal only if every bit is."""
+    for a in arrays:
+        if a.nbytes > _WHOLE:
+            return ArrayKey(rest, arrays, summed)
+    return SmallKey(rest, tuple(map(_bits, arrays)))
 
-    Small arrays are kept as bytes. Large ones are compared as integers, so that NaN equals NaN and 0.0 differs from -0.0;
-    of these a sum and a few samples make the hash.
+
+class SmallKey(NamedTuple):
+    """The key of small arrays: their bytes, which Python compares and hashes itself."""
+
+    rest: Hashable
+    arrays: tuple[bytes, ...]
+
+    def own(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """`given`, the arrays that the key was made of: in the key's memory and read-only, where they are NumPy's."""
+        return tuple(map(_as_given, self.arrays, given))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the copies."""
+        return sum(map(len, self.arrays))
+
+
+class ArrayKey:
+    """The key of arrays some of which are large: compared as integers, so that NaN equals NaN and 0.0 differs from -0.0.
+
+    A sum and a few samples make the hash.
     """
 
-    __slots__ = ("_hash", "_small", "arrays", "rest")
+    __slots__ = ("_hash", "arrays", "rest")
 
     def __init__(self, rest: Hashable, arrays: tuple[Any, ...], summed: bool) -> None:
         self.rest = rest
         self.arrays = tuple([_bits(a) for a in arrays])
-        self._small = set(map(type, self.arrays)) == {bytes}
         self._hash = hash((rest, _sample(self.arrays[-1], summed)))
 
     def __hash__(self) -> int:
@@ -40,8 +62,6 @@ class ArrayKey:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ArrayKey) or self.rest != other.rest:
             return False
-        if self._small and other._small:
-            return self.arrays == other.arrays
         return bool(reduce(operator.and_, (_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))))
 
     def own(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -60,7 +80,11 @@ class ArrayKey:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the copies."""
         return sum(len(a) if isinstance(a, bytes) else int(a.nbytes) for a in self.arrays)
+
+
+Key: TypeAlias = SmallKey | ArrayKey
 
 
 def _as_given(bits: Any, a: Any) -> Any:

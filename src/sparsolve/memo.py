@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from .array_key import ArrayKey
+from .array_key import Key, key_of
 from .retention import Entry, Retention, Source
 
 __all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
@@ -68,7 +68,7 @@ class Memo(Generic[T]):
             make: gets read-only copies of NumPy's arrays, which the memo keeps in any case, so it may keep them too.
             source: where the arrays came from.
         """
-        key = ArrayKey(rest, arrays, self._summed)
+        key = key_of(rest, arrays, self._summed)
         while True:
             with self._lock:
                 entry = self._entries.get(key)
@@ -86,7 +86,7 @@ class Memo(Generic[T]):
                 with entry.lock:  # wait while another thread makes it, then look again
                     pass
 
-    def _make(self, key: ArrayKey, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None) -> T | None:
+    def _make(self, key: Key, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None) -> T | None:
         """Make the value and keep it, with the entry's lock held; None where another thread was faster."""
         arrays = key.own(arrays)
         entry: Entry[T] = Entry(key)
@@ -163,7 +163,7 @@ class Memo(Generic[T]):
     def clear(self) -> None:
         """Forget everything, and set the counts to zero."""
         with self._lock:
-            self._entries: OrderedDict[ArrayKey, Entry[T]] = OrderedDict()
+            self._entries: OrderedDict[Key, Entry[T]] = OrderedDict()
             self._wanted: Retention[T] = Retention()
             self.made = self.hits = self.nbytes = 0
 

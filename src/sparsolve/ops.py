@@ -22,7 +22,7 @@ from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
 from .retention import Source
-from .solvers import Solver, decode, split
+from .solvers import Solver, asked
 from .threads import each
 
 __all__ = ["REPORT", "columns", "located", "on_its_device"]
@@ -78,12 +78,12 @@ def solve(
     memory, offset = StorageWeakRef(values.untyped_storage()), int(values.storage_offset())
     starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
     x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record, purpose = decode(solver), split(solver)[1]
+    record, key, purpose = asked(solver)
     module = solver_module(type(record).__name__, values.device.type)
 
     def one(i: int) -> None:
         try:
-            factor = _factor(record, module, structure, vs[i], Source(memory, offset + i))
+            factor = _factor(key, record, module, structure, vs[i], Source(memory, offset + i))
             attempt = columns if report else _whole
             outcome = attempt(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
@@ -100,8 +100,9 @@ def solve(
 
     if n and k and len(bs):
         one(0)  # what it finds out about the pattern, the others use, whichever thread is first
-        large = getattr(module, "threads", False) and vs.size >= _WORTHWHILE
-        each(lambda i: one(i + 1), len(bs) - 1, worthwhile=large)
+        if len(bs) > 1:
+            large = getattr(module, "threads", False) and vs.size >= _WORTHWHILE
+            each(lambda i: one(i + 1), len(bs) - 1, worthwhile=large)
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
@@ -159,10 +160,10 @@ def _flat(a: Any, core: int) -> Any:
     return a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
 
 
-def _factor(solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:
+def _factor(key: str, solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:
     """The factorization, made now or found again."""
 
-    def remembered(key: str, make: Callable[[Any], Any]) -> Any:
+    def remembered(make: Callable[[Any], Any], key: str = key) -> Any:
         return FACTORS.get((key, structure, values.dtype), (values,), make, source)
 
     return module.factorize(structure, values, solver, remembered)  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterator
 from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from .array_key import ArrayKey
+from .array_key import Key
 
 __all__ = ["Entry", "Retention", "Source"]
 
@@ -50,7 +50,7 @@ class Entry(Generic[T]):
 
     __slots__ = ("held", "key", "lock", "nbytes", "served", "value")
 
-    def __init__(self, key: ArrayKey) -> None:
+    def __init__(self, key: Key) -> None:
         self.key = key
         self.lock = threading.Lock()
         self.value: T | None = None

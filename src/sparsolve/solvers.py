@@ -17,8 +17,9 @@ import torch
 from .errors import sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
-__all__ = ["LU", "Cholesky", "Solver", "callable_key", "cotangent", "decode", "split", "tangent"]
+__all__ = ["LU", "Cholesky", "Solver", "asked", "callable_key", "cotangent", "decode", "split", "tangent"]
 
+_ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 
 
@@ -178,6 +179,16 @@ def decode(key: str) -> Solver:
     """The solver that `key` stands for."""
     key, _ = split(key)
     return _read(key) if has_tickets(key) else _parse(key)
+
+
+def asked(key: str) -> tuple[Solver, str, str]:
+    """The solver that `key` stands for, its own key, and what the solution is for."""
+    known = _ASKED.get(key)
+    if known is None:
+        known = decode(key), *split(key)
+        if not has_tickets(key) and len(_ASKED) < 256:
+            _ASKED[key] = known
+    return known
 
 
 def _read(key: str) -> Solver:

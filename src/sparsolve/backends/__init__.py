@@ -1,8 +1,8 @@
 """Who solves what: one table, one module for each row, imported when first needed.
 
 A device row names the module that moves tensors in and out, analyses patterns and multiplies. A solver row names the
-module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there; `remembered(key, make)` is `make(values)`,
-or what it returned before for this pattern and these values. A new backend is one row and one module.
+module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there; `remembered(make)` is `make(values)`,
+or what it returned before for this pattern, these values and this solver, or, as `remembered(make, key)`, for what key says of the solver. A new backend is one row and one module.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Factor(Protocol):
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`; `x0` of the same shape, or None, is where an iteration starts."""
 
 
-Remembered = Callable[[str, Callable[[Any], Any]], Any]
+Remembered = Callable[..., Any]
 
 _DEVICES = {"cpu": "host", "cuda": "cupy_device"}
 _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")

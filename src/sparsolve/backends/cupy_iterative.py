@@ -18,7 +18,7 @@ __all__ = ["factorize", "matrix_free"]
 
 def factorize(structure: Structure, values: Any, solver: Iterative, remembered: Remembered) -> IterativeFactor:
     """Put the matrix and its adjoint in order and build the preconditioner, or find them again."""
-    return IterativeFactor(remembered(prepared_key(solver), lambda values: _prepare(structure, values, solver)), solver)
+    return IterativeFactor(remembered(lambda values: _prepare(structure, values, solver), prepared_key(solver)), solver)
 
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:

@@ -33,7 +33,7 @@ _REFINEMENTS = 5
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> LUFactor:
     """Factorize by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
-    return remembered(solver.key, lambda values: LUFactor(structure, values, solver))  # type: ignore[no-any-return]
+    return remembered(lambda values: LUFactor(structure, values, solver))  # type: ignore[no-any-return]
 
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:

@@ -53,7 +53,7 @@ threads = True  # several matrices may be factorized at once
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> DirectFactor:
     """Decompose by the first strategy that works; raises `SingularMatrixError`, `NotPositiveDefiniteError`."""
-    return remembered(solver.key, lambda values: DirectFactor(structure, values, solver))  # type: ignore[no-any-return]
+    return remembered(lambda values: DirectFactor(structure, values, solver))  # type: ignore[no-any-return]
 
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
@@ -95,6 +95,7 @@ class DirectFactor:
             raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
         self._known: dict[bool, _Norms] = {}
+        self._tolerance = self._limits.eps * max(_REFINEMENTS[self._low is not None][1], structure.shape[0] ** 0.5)
         matrix = self._matrix()
         if self._definite:
             require_positive(matrix)
@@ -203,8 +204,7 @@ class DirectFactor:
         """
         size = np.abs(residual)
         size /= norms.rows if x.ndim == 1 else norms.rows[:, None]
-        tolerance = self._limits.eps * max(_REFINEMENTS[self._low is not None][1], self._structure.shape[0] ** 0.5)
-        bound = tolerance * _largest(x) + norms.underflow
+        bound = self._tolerance * _largest(x) + norms.underflow
         if x.ndim == 1:  # numbers, which NumPy would compare as arrays
             return float(np.maximum.reduce(size)) <= float(bound) < math.inf
         return bool(((np.maximum.reduce(size) <= bound) & (bound < np.inf)).all())
@@ -225,11 +225,11 @@ class DirectFactor:
     def _probe(self) -> tuple[Any, Any]:
         """`d`, one over the norms of A's columns, and `± |A| d` with random signs: see `conditioning`."""
         size = np.abs(self._values)
-        product = Product(self._structure, size)
-        columns = product(np.ones(self._structure.shape[0], dtype=size.dtype), True)
+        product, ones = Product(self._structure, size), np.ones(self._structure.shape[0], dtype=size.dtype)
+        columns = product(ones, True)
         scale = 1.0 / np.minimum(columns, self._limits.huge)
         probe = self._structure.signs * product(scale, False)
-        self._known[True] = self._bounded(columns)
+        self._known = {True: self._bounded(columns), False: self._bounded(product(ones, False))}
         return scale, probe.astype(self._values.dtype, copy=False)
 
     def _judge(self, stage: _Stage, excited: Any, scale: Any) -> None:

@@ -45,7 +45,7 @@ class _Factored:
         solver, self._dtype = record.solver, values.dtype
         module = solver_module(type(solver).__name__, "cpu")
 
-        def remembered(key: str, make: Callable[[Any], Any]) -> Any:
+        def remembered(make: Callable[[Any], Any], key: str = solver.key) -> Any:
             return FACTORS.get((key, structure, values.dtype), (values,), make)
 
         self._factor: Factor = module.factorize(structure, values, solver, remembered)

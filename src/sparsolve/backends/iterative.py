@@ -34,7 +34,7 @@ _NEEDS = {
 
 def factorize(structure: Structure, values: Any, solver: Iterative, remembered: Remembered) -> IterativeFactor:
     """Build the preconditioner, or find it again."""
-    return IterativeFactor(remembered(prepared_key(solver), lambda values: _prepare(structure, values, solver)), solver)
+    return IterativeFactor(remembered(lambda values: _prepare(structure, values, solver), prepared_key(solver)), solver)
 
 
 def prepared_key(solver: Iterative) -> str:
