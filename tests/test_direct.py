@@ -692,3 +692,43 @@ def test_the_structural_rank_is_found_once_while_the_same_entries_are_zero(monke
     for i in (1, 2):
         sps.solve(sps.SparseMatrix(i * values, A.pattern), b, sps.LU(backend="superlu"))
     assert found == [60 * 59, 60 * 59 - 1]
+
+
+def test_cholesky_by_superlu_keeps_no_copy_of_its_factors():
+    """SciPy makes one of L and of U when their numbers are looked at."""
+    values, pattern = SYSTEMS["Poisson 3-D"](F64)
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(len(pattern.crow) - 1, 2, dtype=F64)
+    for _ in range(2):  # with an ordering of its own, and with that of the first
+        sps.clear_memo()
+        x = sps.solve(A, b, sps.Cholesky(backend="superlu"))
+        factor = next(iter(sps.memo.FACTORS._entries.values())).value
+        inner = factor._stage.decomposition.inner
+        assert inner.L.data.size == inner.U.data.size == 0
+        torch.testing.assert_close(x, sps.solve(A, b))
+        torch.testing.assert_close(sps.solve(A, b, sps.Cholesky(backend="superlu"), adjoint=True), x)
+
+
+@pytest.mark.parametrize("backend", [None, "superlu"])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_cholesky_refuses_a_diagonal_that_is_not_positive_before_any_factorization(dtype, backend, monkeypatch):
+    """A library's L D Lᴴ would solve it."""
+    values, pattern = SYSTEMS["Hermitian"](dtype)
+    monkeypatch.setattr(sla, "splu", None)
+    b = torch.ones(len(pattern.crow) - 1, dtype=dtype)
+    for wrong in (-values, values * (1 - 2 * (pattern.rows() == pattern.col).double())):
+        with pytest.raises(sps.NotPositiveDefiniteError, match="A diagonal entry is missing or not positive"):
+            sps.solve(sps.SparseMatrix(wrong, pattern), b, sps.Cholesky(backend=backend))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_an_overflow_leaves_the_factorization_alone(rows):
+    n = 200
+    values, pattern = oracle.pattern_of(
+        (torch.diag(torch.full((n,), 1e-5)) + torch.diag(torch.full((n - 1,), 1e-6), 1)).double()
+    )
+    A, b = sps.SparseMatrix(values, pattern), torch.ones(n, rows, dtype=F64).squeeze(-1)
+    strategy = sps.solve_with_info(A, b).info.strategy
+    with pytest.raises(sps.SolveError, match="larger than the largest number"):
+        sps.solve(A, 1e306 * b)
+    assert torch.equal(sps.solve_with_info(A, b).info.strategy, strategy)
+    assert sps.memo_info().factorizations == 1

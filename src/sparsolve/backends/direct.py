@@ -145,6 +145,8 @@ class DirectFactor:
                 fact, found = str(error), None
             else:
                 self._structure.found["decomposed"] = True
+                if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
+                    decomposition.drop_copies()  # type: ignore[attr-defined]  # its pivots have been looked at
                 return _Stage(candidate.strategy, decomposition if self._low is None else Lowered(decomposition))
         raise self._failure(fact, found)
 

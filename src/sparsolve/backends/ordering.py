@@ -76,6 +76,16 @@ class SuperLUFactor:
         self._each, self._rest = int(A.data.itemsize) + 4, 64 * int(A.shape[0])
 
     @property
+    def inner(self) -> Any:
+        """SciPy's object."""
+        return self.lu.inner if isinstance(self.lu, Reordered) else self.lu
+
+    def drop_copies(self) -> None:
+        """Empty the copies of L and U, as large as the factors, that SciPy makes and keeps once they are read; its solves do not use them."""
+        for F in (self.inner.L, self.inner.U):
+            F.data, F.indices = F.data[:0].copy(), F.indices[:0].copy()
+
+    @property
     def nbytes(self) -> int:
         """SuperLU's count of entries, half as much again as it allocates, and its index arrays."""
         return int(1.5 * self.lu.nnz) * self._each + self._rest

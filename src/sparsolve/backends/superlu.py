@@ -70,7 +70,7 @@ def _definite(matrix: Matrix) -> SuperLUFactor:
     (Sylvester's law of inertia; Golub and Van Loan, Matrix Computations, 4th ed., section 8.1.5.)
     """
     found = _decomposed(matrix, {**_SYMMETRIC, "diag_pivot_thresh": 0.0}, symmetric=True)
-    inner = found.lu.inner if isinstance(found.lu, Reordered) else found.lu
+    inner = found.inner
     if not np.array_equal(inner.perm_r, inner.perm_c) or not (inner.U.diagonal().real > 0).all():
         raise RuntimeError("A pivot is not positive.")
     return found
