@@ -11,6 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import oracle
 import sparsolve as sps
+from sparsolve.backends import direct
+from sparsolve.backends.conditioning import doubtful
 from systems import SINGULAR, SYSTEMS, grid, made, path, poisson, random_graph
 
 F32, F64, C128 = torch.float32, torch.float64, torch.complex128
@@ -376,3 +378,27 @@ def test_a_zero_right_hand_side_of_a_singular_matrix_is_still_an_error():
     _, pattern, b, *_ = _some_singular(F64)
     with pytest.raises(sps.SingularMatrixError):
         sps.solve(sps.SparseMatrix(torch.zeros(pattern.nnz, dtype=F64), pattern), 0 * b)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, C128], ids=str)
+def test_a_dominant_diagonal_proves_a_matrix_regular(dtype, monkeypatch):
+    """And what is only nearly dominant is asked."""
+    asked = []
+    monkeypatch.setattr(direct, "doubtful", lambda *args: asked.append(args) or doubtful(*args))
+    for weight, asks in ((2.1, False), (2.0, True)):
+        off = -torch.ones(19, dtype=dtype)
+        D = torch.diag(off, 1) + torch.diag(off, -1) + weight * torch.eye(20, dtype=dtype)
+        D[3] *= 1e-20  # each row has a scale of its own
+        values, pattern = oracle.pattern_of(D)
+        b = D @ torch.ones(20, dtype=dtype)
+        x = sps.solve(sps.SparseMatrix(values, pattern), b)
+        torch.testing.assert_close(x, torch.ones(20, dtype=dtype), rtol=1e-4, atol=1e-4)
+        assert bool(asked) is asks
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, torch.nan])
+def test_a_dominant_diagonal_that_is_not_finite(wrong):
+    values = torch.tensor([wrong, 1.0, 1.0, 1.0, 3.0], dtype=F64)
+    pattern = sps.Pattern(torch.tensor([0, 2, 3, 5]), torch.tensor([0, 1, 1, 1, 2]), (3, 3))
+    with pytest.raises(sps.SolveError, match=r"A\[0, 0\] is (inf|nan)"):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(3, dtype=F64))

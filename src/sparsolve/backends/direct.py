@@ -18,7 +18,7 @@ from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, each
 from . import Outcome, Remembered
-from .conditioning import condition, doubtful
+from .conditioning import condition, dominant, doubtful
 from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
 from .host import Product, Structure
 from .lowered import Lowered, cast, lower
@@ -213,6 +213,9 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
+        if self._dominant():
+            stage.believed = True
+            return self._substitute(stage, b, adjoint)
         scale, probe = self._probe()
         if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), scale)
@@ -224,14 +227,20 @@ class DirectFactor:
         self._judge(stage, x[:, -1], scale)
         return x[:, :-1].reshape(b.shape)
 
+    def _dominant(self) -> bool:
+        places = self._structure.on_diagonal
+        if len(places) < self._structure.shape[0]:
+            return False
+        return dominant(self._values[places], self._norms(False).rows, self._limits.huge)
+
     def _probe(self) -> tuple[Any, Any]:
         """`d`, one over the norms of A's columns, and `± |A| d` with random signs: see `conditioning`."""
         size = np.abs(self._values)
-        product, ones = Product(self._structure, size), np.ones(self._structure.shape[0], dtype=size.dtype)
-        columns = product(ones, True)
+        product = Product(self._structure, size)
+        columns = product(np.ones(self._structure.shape[0], dtype=size.dtype), True)
         scale = 1.0 / np.minimum(columns, self._limits.huge)
         probe = self._structure.signs * product(scale, False)
-        self._known = {True: self._bounded(columns), False: self._bounded(product(ones, False))}
+        self._known[True] = self._bounded(columns)
         return scale, probe.astype(self._values.dtype, copy=False)
 
     def _judge(self, stage: _Stage, excited: Any, scale: Any) -> None:

@@ -124,6 +124,11 @@ class Structure:
         return max(int(below.max(initial=0)), 0), max(int(-below.min(initial=0)), 0)
 
     @cached_property
+    def on_diagonal(self) -> Any:
+        """Places of the diagonal entries as given."""
+        return np.flatnonzero(self.rows == self.indices)
+
+    @cached_property
     def sorted(self) -> bool:
         """Whether each row's columns rise, without duplicates."""
         return bool((np.diff(self.rows.astype(np.int64) * self.shape[1] + self.indices) > 0).all())
