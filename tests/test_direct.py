@@ -367,6 +367,27 @@ def test_float32_factors_of_an_ill_conditioned_matrix():
         sps.solve(sps.SparseMatrix(values * 1e60, pattern), b, sps.LU(factor_dtype=F32))
 
 
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", ["Poisson 2-D", "convection-diffusion", "triangular", "tridiagonal"])
+def test_float32_factors_at_every_scale(name, dtype):
+    """The size of A, or of b, says nothing: factors of A over a power of two serve."""
+    values, pattern = SYSTEMS[name](dtype) if name in SYSTEMS else made(path(20) + sp.eye(20), dtype)
+    b, solver = torch.randn(pattern.shape[0], 2, dtype=dtype), sps.LU(factor_dtype=F32)
+    expected = oracle.solve(values, pattern, b), oracle.solve(values, pattern, b, adjoint=True)
+    for a in (1e200, 1e-200, 1e40, 1e-40):
+        for scale in (a, 1.0, a * 1e90, a * 1e-90):
+            A = sps.SparseMatrix(values * a, pattern)
+            for adjoint in (False, True):
+                x = sps.solve(A, b * scale, solver, adjoint=adjoint)
+                torch.testing.assert_close(x * (a / scale), expected[adjoint], rtol=1e-9, atol=1e-9)
+
+
+def test_float32_factors_of_rows_too_different():
+    values, pattern = made(sp.csr_array(np.array([[4e100, 1e100, 0], [1, 3, 1], [0, 1, 5]])), F64)
+    with pytest.raises(sps.ConvergenceError, match=r"5 of 7 entries are so much smaller than the largest, 4.0e\+100"):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(3, dtype=F64), sps.LU(factor_dtype=F32))
+
+
 @pytest.mark.parametrize("wrong", [torch.float16, torch.float64, "float32", torch.int32])
 def test_factor_dtype_is_checked(wrong):
     with pytest.raises(ValueError, match="factor_dtype"):

@@ -7,6 +7,7 @@ functions that NumPy and CuPy share; a step waits for the device once, to learn 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,7 +24,19 @@ _FUSED = 4096  # numbers from which on one pass by torch, `y + alpha x`, or by B
 # between these a sum of squares has lost nothing to overflow or underflow
 _SQUARES = {c: (float(f.tiny) / float(f.eps) ** 2, float(f.max)) for c in "fd" for f in [np.finfo(c)]}
 
-__all__ = ["Columns", "columns", "dot", "namespace", "norm", "on_host", "ordered", "power_of_two", "put"]
+__all__ = [
+    "Columns",
+    "columns",
+    "dot",
+    "exponent",
+    "namespace",
+    "norm",
+    "on_host",
+    "ordered",
+    "power_of_two",
+    "put",
+    "shifted",
+]
 
 
 class Columns:
@@ -252,3 +265,19 @@ def power_of_two(size: Any) -> Any:
     xp = namespace(size)
     size = xp.where((size > 0) & xp.isfinite(size), size, 1)
     return xp.ldexp(xp.full_like(size, 0.5), xp.frexp(size)[1])
+
+
+def exponent(a: Any) -> int:
+    """Of the largest power of two that is not above the largest real or imaginary part; 0 where that is 0, NaN or Inf."""
+    parts = [] if not a.size else [a.real, a.imag] if a.dtype.kind == "c" else [a]
+    sizes = [float(abs(part).max()) for part in parts]
+    return max((math.frexp(size)[1] - 1 for size in sizes if size > 0), default=0) if np.isfinite(sizes).all() else 0
+
+
+def shifted(a: Any, exponents: Any) -> Any:
+    """`a 2^e` with one exponent for all, or one for each column; in three steps, since `2^e` alone may overflow."""
+    third = np.trunc(np.asarray(exponents) / 3).astype(np.int32)
+    for part in (third, third, (exponents - 2 * third).astype(np.int32)):
+        power = np.ldexp(1.0, part)
+        a = a * (power if np.ndim(power) else float(power))
+    return a

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import ConvergenceError, SolveError, sentence
+from ..errors import SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, each
@@ -21,7 +21,7 @@ from . import Outcome, Remembered
 from .conditioning import condition, dominant, doubtful
 from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
 from .host import Product, Structure
-from .lowered import Lowered, cast, lower
+from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
 
 __all__ = ["DirectFactor", "factorize", "suitable"]
@@ -147,7 +147,9 @@ class DirectFactor:
                 self._structure.found["decomposed"] = True
                 if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
                     decomposition.drop_copies()  # type: ignore[attr-defined]  # its pivots have been looked at
-                return _Stage(candidate.strategy, decomposition if self._low is None else Lowered(decomposition))
+                if self._low is not None:
+                    decomposition = Lowered(decomposition, self._values)
+                return _Stage(candidate.strategy, decomposition)
         raise self._failure(fact, found)
 
     def _failure(self, fact: str, found: float | None) -> SolveError:
@@ -161,7 +163,7 @@ class DirectFactor:
                 )
             )
         if self._low is not None:
-            return not_finite("values", A.data) or _too_low(fact, self._low, found)
+            return not_finite("values", A.data) or too_low(fact, self._values, self._low, found)
         if self._definite:
             return not_finite("values", A.data) or indefinite(fact, A)
         return singular(A, fact, found)
@@ -281,14 +283,3 @@ class DirectFactor:
 def _largest(a: Any) -> Any:
     """`‖a‖∞` of each column."""
     return np.maximum.reduce(np.abs(a))
-
-
-def _too_low(fact: str, low: Any, found: float | None) -> SolveError:
-    return ConvergenceError(
-        sentence(
-            f"Refinement from factors in {low.dtype} did not reach full accuracy. {fact}",
-            f"A is too ill-conditioned, or too badly scaled, for {low.dtype}.",
-            "Use LU() without factor_dtype.",
-            scaled_condition=None if found is None else f"at least {found:.1e}",
-        )
-    )
