@@ -10,6 +10,7 @@ from ..errors import SolveError, sentence
 from ..krylov_columns import namespace
 from ..solvers import Function
 from . import Outcome, Remembered
+from .diagnosis import overflow
 from .host import Structure
 
 __all__ = ["FunctionFactor", "factorize"]
@@ -67,7 +68,11 @@ class FunctionFactor:
                     "Check what it reports, or use LU().",
                 )
             )
-        return x.reshape(b.shape).astype(b.dtype, copy=False)
+        with np.errstate(over="ignore"):
+            cast = x.reshape(b.shape).astype(b.dtype, copy=False)
+        if not namespace(x).isfinite(cast).all():
+            raise overflow()
+        return cast
 
 
 def _array(x: Any, name: str) -> Any:
