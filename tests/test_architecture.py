@@ -60,6 +60,7 @@ ORDER = [
     "backends.superlu",
     "backends.iterative",
     "backends.function",
+    "backends.named",
     "backends.scipy_iterative",
     "backends.cudss_library",
     "backends.cudss_handle",

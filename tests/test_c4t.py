@@ -376,6 +376,89 @@ def test_hermitian_methods_on_another_matrix() -> None:
         sps.sparse_solve_c4t(A, torch.ones(N, dtype=torch.float64), "minres", M=-np.eye(N))
 
 
+# ---- scale, rounding and the dtype's range
+
+
+NAMED = pytest.mark.parametrize("method", ["cg", "cgs", "minres", "gmres"])
+
+
+@REAL_AND_COMPLEX
+@pytest.mark.parametrize("scale", [1e155, 1e-170, 1e306, 1e-300])
+@NAMED
+def test_right_hand_sides_and_gradients_of_every_size(method: str, scale: float, dtype: torch.dtype) -> None:
+    """Norms neither overflow nor underflow, and callbacks and tolerances are in the user's units."""
+    D, steps = dense("positive", dtype), []
+    T, b, inverse = sparse(D).detach(), torch.randn(N, dtype=dtype) / 10, torch.linalg.inv(D)
+    B = (b * scale).requires_grad_()
+    x = sps.sparse_solve_c4t(T, B, method, atol=1e-9 * scale, rtol=0, x0=b * scale, callback=steps.append)
+    close(x.detach() / scale, inverse @ b, 1e-6)
+    (g,) = torch.autograd.grad(x, B, b * scale)
+    close(g / scale, inverse.mH @ b, 1e-4)
+    if method == "gmres":
+        assert steps[-1] < 1e-6 < steps[0] < 1e3
+    else:
+        np.testing.assert_allclose(steps[-1] / scale, x.detach().numpy() / scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e-30])
+@pytest.mark.parametrize("with_M", [False, True])
+@NAMED
+def test_matrices_of_every_size(method: str, with_M: bool, scale: float) -> None:
+    D, b = dense("positive", torch.float64), torch.randn(N, dtype=torch.float64)
+    inverse = torch.linalg.inv(D)
+    kwargs = {"M": inverse / scale} if with_M else {}
+    for of_b in (1.0, scale):
+        x = sps.sparse_solve_c4t(sparse(D * scale), b * of_b, method, tol=1e-9, **kwargs)
+        close(x.detach() * (scale / of_b), inverse @ b, 1e-7)
+
+
+def laplacian(n: int) -> sp.csr_array:
+    L = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(n, n)).tolil()
+    L[0, 0] = L[n - 1, n - 1] = 1
+    return L.tocsr()
+
+
+@pytest.mark.parametrize("size", [1e12, 1e20, 1e308])
+@NAMED
+def test_a_guess_so_large_that_rounding_hides_the_residual(method: str, size: float) -> None:
+    L, b = laplacian(20), np.random.default_rng(0).normal(size=20)
+    b -= b.mean()
+    A = torch.sparse_csr_tensor(*map(torch.tensor, (L.indptr, L.indices, L.data)), (20, 20), check_invariants=True)
+    x = sps.sparse_solve_c4t(A, torch.tensor(b), method, x0=np.full(20, size))
+    assert np.linalg.norm(L @ x.numpy() - b) <= 1.001e-5 * np.linalg.norm(b)
+
+
+@pytest.mark.parametrize(("method", "gap"), [("minres", 0.0), ("gmres", 1e-12)])
+def test_a_residual_that_rounding_alone_explains_is_not_convergence(method: str, gap: float) -> None:
+    """x was of size 1e15 and 1e12, and `‖b − A x‖` 0.7 and 3e-4."""
+    A = torch.tensor([[1.0, 1.0], [1.0, 1.0 + gap]], dtype=torch.float64).to_sparse_csr()
+    with pytest.raises(sps.ConvergenceError, match=r"is rounding error.*A is singular or ill-cond.*larger tol"):
+        sps.sparse_solve_c4t(A, torch.tensor([1.0, 2.0], dtype=torch.float64), method)
+
+
+@NAMED
+def test_no_tolerance_is_roundoff(method: str) -> None:
+    D, b = dense("positive", torch.float64), torch.randn(N, dtype=torch.float64)
+    x = sps.sparse_solve_c4t(sparse(D), b, method, tol=0).detach()
+    assert torch.linalg.norm(D @ x - b) <= 1e-13 * torch.linalg.norm(b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("method", [None, "cg", "cgs", "minres", "gmres", lambda A, b: b.astype("D").real * 1e30])
+def test_a_solution_beyond_the_range_of_its_dtype(method: Any, dtype: torch.dtype) -> None:
+    A, b = (1e-30 * torch.eye(3, dtype=dtype)).to_sparse_csr(), torch.full((3,), 1e30, dtype=dtype)
+    with pytest.raises(sps.SolveError, match="larger than the largest number of its dtype"):
+        sps.sparse_solve_c4t(A, b, method)
+
+
+def test_a_callable_of_double_precision_beyond_the_range_of_single() -> None:
+    A, b = torch.eye(3).to_sparse_csr(), torch.ones(3)
+    x, info = sps.solve_with_info(A, b, lambda A, b: b.astype("d") * 1e60)
+    assert x.isnan().all()
+    assert int(info.status) == sps.Status.BREAKDOWN
+    close(sps.solve(A, b, lambda A, b: b.astype("d") * (1 + 1e-12)), b, 0)
+
+
 EYE, ONES = torch.eye(3).to_sparse_csr(), torch.ones(3)
 ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((np.eye(3), ONES), {}, TypeError, "A is a ndarray"),

@@ -522,6 +522,43 @@ def test_c4t_refuses_what_is_on_the_host(device):
         sps.sparse_solve_c4t(A, b, solve="cg", maxiter=3, tol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["cg", "cgs", "minres", "gmres"])
+def test_c4t_at_every_scale(device, method):
+    values, pattern, b = system("Hermitian", C128)
+    D = oracle.dense(values, pattern)
+    for of_A, of_b in ((1.0, 1e155), (1.0, 1e-170), (1e200, 1e200), (1e-200, 1.0)):
+        A, b_ = (D * of_A).to_sparse_csr(), (b * of_b).requires_grad_()
+        seen = []
+        M = torch.linalg.inv(D) / of_A if of_A != 1 else None
+        options = {"tol": 1e-9, "M": M, "x0": b_.detach() / of_A, "callback": seen.append}
+        x = sps.sparse_solve_c4t(A, b_, None if M is not None and method in ("cg", "minres") else method, **options)
+        torch.testing.assert_close(x.detach() * (of_A / of_b), torch.linalg.inv(D) @ b, rtol=1e-6, atol=1e-6)
+        (g,) = torch.autograd.grad(x, b_, b * of_b)
+        torch.testing.assert_close(g * (of_A / of_b), torch.linalg.inv(D).mH @ b, rtol=1e-6, atol=1e-6)
+        if seen and method != "gmres":
+            with cupy_runtime.here(torch.device("cpu")):
+                np.testing.assert_allclose(seen[-1].get() / of_b, x.detach().numpy() / of_b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e20, 1e308])
+def test_c4t_starts_anew_where_a_guess_is_too_large(device, size):
+    D = torch.diag(torch.tensor([1.0, 2, 2, 1])) - torch.ones(3).diag(1) - torch.ones(3).diag(-1)
+    D, b = D.double(), torch.tensor([1.0, -2, 2, -1]).double()
+    A = D.to_sparse_csr()
+    x = sps.sparse_solve_c4t(A, b, "cg", x0=torch.full((4,), size, dtype=F64))
+    assert torch.linalg.norm(D @ x - b) <= 1e-5 * torch.linalg.norm(b)
+
+
+def test_c4t_results_that_cannot_be_believed(device):
+    nearly = torch.tensor([[1.0, 1.0], [1.0, 1.0 + 1e-12]], dtype=F64).to_sparse_csr()
+    with pytest.raises(sps.ConvergenceError, match="stopped at"):
+        sps.sparse_solve_c4t(nearly, torch.tensor([1.0, 2.0], dtype=F64), "minres")
+    tiny = (1e-30 * torch.eye(3)).to_sparse_csr()
+    for method in ("cg", "gmres", lambda A, b: b.astype(np.float64) * 1e30):
+        with pytest.raises(sps.SolveError, match="larger than the largest number of its dtype"):
+            sps.sparse_solve_c4t(tiny, torch.full((3,), 1e30), method)
+
+
 def test_c4t_a_name_and_a_callable(device):
     values, pattern, b = system("circuit")
     A = sps.SparseMatrix(values, pattern).to_torch().requires_grad_()

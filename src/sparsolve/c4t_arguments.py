@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .backends.host import array
-from .backends.scipy_iterative import METHODS
+from .backends.named import METHODS
 from .compressed import dense_dimensions
 from .errors import sentence
 from .operands import DTYPES

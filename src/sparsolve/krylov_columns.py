@@ -20,6 +20,7 @@ from scipy.linalg.blas import get_blas_funcs
 
 _tools: Any = getattr(sp, "_sparsetools", None)  # not public: without it SciPy's products are used
 
+_SAFE = 1000  # exponents of powers of two that are normal numbers
 _FUSED = 4096  # numbers from which on one pass by torch, `y + alpha x`, or by BLAS, `aᵀ b`, is faster than NumPy's way
 # between these a sum of squares has lost nothing to overflow or underflow
 _SQUARES = {c: (float(f.tiny) / float(f.eps) ** 2, float(f.max)) for c in "fd" for f in [np.finfo(c)]}
@@ -275,9 +276,13 @@ def exponent(a: Any) -> int:
 
 
 def shifted(a: Any, exponents: Any) -> Any:
-    """`a 2^e` with one exponent for all, or one for each column; in three steps, since `2^e` alone may overflow."""
-    third = np.trunc(np.asarray(exponents) / 3).astype(np.int32)
-    for part in (third, third, (exponents - 2 * third).astype(np.int32)):
-        power = np.ldexp(1.0, part)
-        a = a * (power if np.ndim(power) else float(power))
+    """`a 2^e` with one exponent for all, or one for each column: in three steps where `2^e` alone may overflow."""
+    exponents = np.asarray(exponents, dtype=np.int32)
+    if not exponents.any():
+        return a
+    part = np.trunc(exponents / 3).astype(np.int32)
+    steps = (part, part, exponents - 2 * part) if np.abs(exponents).max() > _SAFE else (exponents,)
+    for step in steps:
+        power = np.ldexp(1.0, step)
+        a = a * (power if power.ndim else float(power))
     return a

@@ -6,7 +6,6 @@ where it finds the solution early). These work in double precision too, and are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +15,10 @@ from torch import Tensor
 
 from ..convert_cupy import t2c_csr
 from ..errors import sentence
-from ..krylov import iterate
-from ..krylov_columns import norm
+from ..krylov import Outcome, iterate
 from .cupy_device import Product
 from .cupy_runtime import aligned, array, cupy, sparse, sparse_linalg
-from .diagnosis import not_finite
-from .scipy_iterative import OWN, SPARSE, Iterative, stopped
+from .named import SPARSE, Iterative, System
 
 __all__ = ["solution"]
 
@@ -29,52 +26,50 @@ _RESTART = 20  # SciPy's default
 
 
 def solution(how: Iterative, A: Any, b: Any) -> Any:
-    """x for one `(n,)` right-hand side, a CuPy array."""
-    wide = np.complex128 if b.dtype.kind == "c" else np.float64
-    A, b, n = A.astype(wide), b.astype(wide)[:, None], len(b)
-    size = float(norm(b)[0])
-    own = {} if how.transposed or how.derivative else OWN.get()
-    x0 = None if own.get("x0") is None else _guess(own["x0"], wide)
-    for name, a in (("A.data", A.data), ("b", b), ("x0", x0)):
-        error = None if a is None else not_finite(name, a)
-        if error is not None:
-            raise error
-    bound, restart = how.bound(size), min(how.restart or _RESTART, n)
-    found = iterate(
+    """x for one `(n,)` right-hand side, a CuPy array in double precision."""
+    own = how.own()
+    system, x0 = System(how, A, b), own.get("x0")
+    x = system.start(None if x0 is None else array(x0) if isinstance(x0, Tensor) else cupy().asarray(x0))
+    given, steps = bool(x.any()), 0
+    M, told = _preconditioner(how, system), _told(how, own.get("callback"), system)
+    for last in (False, True):
+        found = _iterated(how, system, x, steps, M, told)
+        x, residual, steps = found.x[:, 0], float(found.residual[0]), steps + int(found.iterations[0])
+        good = system.accepted(x, residual)
+        if good is not None:
+            return good
+        if last or not given or not residual <= system.rounding(x):
+            break
+        x = cupy().zeros(x.shape, dtype=x.dtype)  # x0 is so large that rounding was in the way
+    raise system.failure(x, residual, steps)
+
+
+def _iterated(how: Iterative, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> Outcome:
+    """From x, with what is left of maxiter after so many steps."""
+    n = len(x)
+    restart = min(how.restart or _RESTART, n)
+    most = (10 * n if how.maxiter is None else how.maxiter) * (restart if how.method == "gmres" else 1)
+    return iterate(
         how.method,
-        Product(A),
-        b,
+        Product(system.A),
+        system.b[:, None],
         rtol=0.0,
-        atol=bound,
-        maxiter=(10 * n if how.maxiter is None else how.maxiter) * (restart if how.method == "gmres" else 1),
-        M=_preconditioner(how, b),
-        x0=x0,
+        atol=system.bound,
+        maxiter=max(0, most - steps),
+        M=M,
+        x0=x[:, None],
         restart=restart,
-        **_told(how, own.get("callback"), size),
+        **told,
     )
-    residual = float(found.residual[0])
-    if not bool(found.converged[0]) and not residual <= _rounding(A, found.x, b) < math.inf:
-        raise stopped(how, residual, bound, size, int(found.iterations[0]), n)
-    return found.x[:, 0]
 
 
-def _guess(x0: Any, dtype: Any) -> Any:
-    a = array(x0) if isinstance(x0, Tensor) else cupy().asarray(x0)
-    return a.astype(dtype).reshape(-1, 1)
-
-
-def _rounding(A: Any, x: Any, b: Any) -> float:
-    """The rounding errors of a residual's own evaluation: where it is no larger, no x is known to be better."""
-    return 2 * float(np.finfo(np.float64).eps) * float(norm(abs(A) @ abs(x) + abs(b))[0])
-
-
-def _told(how: Iterative, callback: Any, size: float) -> dict[str, Any]:
+def _told(how: Iterative, callback: Any, system: System) -> dict[str, Any]:
     """What tells the user's callback x after each step, or for gmres the residual relative to b's norm."""
     if callback is None:
         return {}
     if how.method == "gmres":
-        return {"callback": lambda step, residuals: callback(float(residuals[0]) / (size or 1.0))}
-    return {"watch": lambda x: callback(x[:, 0])}
+        return {"callback": lambda step, residuals: callback(float(residuals[0]) / (system.size or 1.0))}
+    return {"watch": lambda x: callback(system.x(x[:, 0]))}
 
 
 def _canonical(T: Tensor) -> Any:
@@ -84,7 +79,7 @@ def _canonical(T: Tensor) -> Any:
     return t2c_csr(torch.sparse_csr_tensor(crow, col, values, T.shape, check_invariants=False))
 
 
-def _preconditioner(how: Iterative, b: Any) -> Callable[[Any], Any] | None:
+def _preconditioner(how: Iterative, system: System) -> Callable[[Any], Any] | None:
     """M as a function of `(n, 1)`; for the adjoint of an unsymmetric matrix M's adjoint, if it has one."""
     if how.M is None:
         return None
@@ -103,8 +98,8 @@ def _preconditioner(how: Iterative, b: Any) -> Callable[[Any], Any] | None:
     M = sparse_linalg().aslinearoperator(M)
     if how.transposed and how.method not in ("cg", "minres"):
         try:
-            M.rmatvec(b[:, 0])
+            M.rmatvec(system.b)
         except NotImplementedError:
             return None
         M = M.H
-    return lambda r: M.matvec(aligned(r.ravel())).astype(r.dtype, copy=False)[:, None]
+    return lambda r: system.preconditioner(M.matvec(aligned(r.ravel())).astype(r.dtype, copy=False))[:, None]

@@ -9,118 +9,57 @@ Krylov space is that of the residual.
 
 from __future__ import annotations
 
-import math
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg as sla
-import torch
 from torch import Tensor
 
 from ..convert import t2c_csr
-from ..errors import ConvergenceError, sentence
-from .diagnosis import not_finite
+from ..krylov_columns import norm, power_of_two
 from .host import array
+from .named import SPARSE, Iterative, System
 
-__all__ = ["METHODS", "OWN", "SPARSE", "Iterative", "Kept", "stopped"]
+__all__ = ["solution"]
 
-METHODS = ("cg", "cgs", "minres", "gmres")
-OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
-_RTOL = 1e-5  # SciPy's default
 _RUNS = 10
 _MOST = 1e-12  # the reduction of a residual that one run can be asked for
-SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
-_CAUSES = {
-    "cg": "CG needs a Hermitian positive definite A (and M)",
-    "cgs": "CGS converges irregularly where A is far from normal",
-    "minres": "MINRES needs a Hermitian A (and a positive definite M)",
-    "gmres": "GMRES may stagnate, as it forgets at each restart what it has learnt",
-}
 
 
-class Kept:
-    """A value compared by identity, so that arrays can stand in a hashable record."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Kept) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Iterative:
-    """A callable `(matrix, rhs) -> x` that runs one of `METHODS`; equal ones share an entry of the solver table.
-
-    Attributes:
-        method: a name from `METHODS`.
-        rtol, atol: `‖b − A x‖ <= max(rtol ‖b‖, atol)` is reached, or `ConvergenceError` raised.
-        maxiter: as in SciPy (for gmres it counts restart cycles); None is SciPy's default.
-        restart: gmres only.
-        M: approximates the inverse; an array, sparse matrix, LinearOperator or tensor.
-        transposed: the matrices are adjoints of that which M was made for, and right-hand sides are gradients, whose
-            size says nothing: no absolute tolerance (where rtol is 0, atol is taken relative to `‖b‖`), no x0, no callback.
-        derivative: the same about right-hand sides, for a tangent or a higher derivative.
-    """
-
-    method: str
-    rtol: float = _RTOL
-    atol: float = 0.0
-    maxiter: int | None = None
-    restart: int | None = None
-    M: Kept | None = None
-    transposed: bool = False
-    derivative: bool = False
-
-    def relative(self) -> Iterative:
-        """What a derivative solves with."""
-        return replace(self, derivative=True)
-
-    @property
-    def __name__(self) -> str:
-        return self.method
-
-    def __call__(self, A: Any, b: Any) -> Any:
-        """x for one `(n,)` right-hand side, where that is."""
-        if not isinstance(b, np.ndarray):
-            return import_module(".cupy_named", __package__).solution(self, A, b)
-        with np.errstate(all="ignore"):  # NaN and Inf end in ConvergenceError
-            return _Run(self, A, b).solution()
-
-    def bound(self, size: float) -> float:
-        """The residual allowed where `‖b‖` is `size`."""
-        if self.transposed or self.derivative:
-            return (self.rtol or min(self.atol, _RTOL)) * size
-        return max(self.rtol * size, self.atol)
+def solution(how: Iterative, A: Any, b: Any) -> Any:
+    """x for one `(n,)` right-hand side, in double precision."""
+    return _Run(how, A, b).solution()
 
 
 class _Run:
     """One solve: x so far, and the steps it took."""
 
     def __init__(self, how: Iterative, A: Any, b: Any) -> None:
-        wide = np.complex128 if np.iscomplexobj(b) else np.float64
-        self.how, self.A, self.b = how, A.astype(wide), b.astype(wide)
-        self.size = _norm(self.b)
-        self.bound = how.bound(self.size)
-        own = {} if how.transposed or how.derivative else OWN.get()
-        self.callback, x0 = own.get("callback"), own.get("x0")
-        self.x = np.zeros_like(self.b) if x0 is None or self.size == 0 else x0.astype(wide)
-        self.M = _preconditioner(how, self.b)
+        self.how, self.system = how, System(how, A, b)
+        self.A, self.b, self.bound = self.system.A, self.system.b, self.system.bound
+        own = how.own()
+        self.callback = own.get("callback")
+        self.x = self.system.start(own.get("x0"))
+        self.M = self.system.preconditioner(_preconditioner(how, self.b))
         self.steps = 0
 
     def solution(self) -> Any:
-        """Corrections until the true residual is small enough, or does not fall any more."""
+        """From x0; where rounding is in the way there, because x0 is so large, from zero."""
+        given = self.x.any()
+        size = self._descend()
+        x = self.system.accepted(self.x, size)
+        if x is None and given and size <= self.system.rounding(self.x):
+            self.x = np.zeros_like(self.b)
+            size = self._descend()
+            x = self.system.accepted(self.x, size)
+        if x is None:
+            raise self.system.failure(self.x, size, self.steps)
+        return x
+
+    def _descend(self) -> float:
+        """Corrections until the true residual is small enough, or does not fall any more; its norm."""
         r = self.b - self.A @ self.x
         size, harder, info = _norm(r), 1.0, 0
-        self._require_finite(size)
         most = _MOST * (1e-4 if self.how.method == "minres" else 1.0)
         for _ in range(_RUNS):
             if size <= self.bound * (1 + 1e-6) or info > 0 or self._left() == 0:
@@ -134,22 +73,7 @@ class _Run:
                 self.x, size = x, before
                 break
             harder = max(harder, 2 * size / before / target)
-        if size <= self.bound * (1 + 1e-6) or self._rounding(size):
-            return self.x
-        raise self._failure(size)
-
-    def _require_finite(self, size: float) -> None:
-        if math.isfinite(size):
-            return
-        for name, a in (("A.data", self.A.data), ("b", self.b), ("x0", self.x)):
-            error = not_finite(name, a)
-            if error is not None:
-                raise error
-
-    def _rounding(self, size: float) -> bool:
-        """Whether a residual is no larger than the rounding errors of its own evaluation: no x is known to be better."""
-        most = 2 * np.finfo(np.float64).eps * _norm(abs(self.A) @ abs(self.x) + abs(self.b))
-        return bool(size <= most < math.inf)
+        return size
 
     def _left(self) -> int | None:
         """What is left of maxiter."""
@@ -160,7 +84,7 @@ class _Run:
 
     def _correct(self, r: Any, size: float, target: float) -> int:
         """One run of SciPy's method for `A d = r`; returns its info."""
-        scale = 2.0 ** math.floor(math.log2(size)) if 0 < size < math.inf else 1.0
+        scale = float(power_of_two(np.float64(size)))
         options: dict[str, Any] = {"rtol": target, "maxiter": self._left(), "M": self.M}
         options["callback"] = lambda state: self._step(state, scale, size)
         if self.how.method != "minres":
@@ -175,30 +99,14 @@ class _Run:
     def _step(self, state: Any, scale: float, size: float) -> None:
         """Count, and tell the user's callback x, or for gmres the preconditioned residual relative to b's."""
         self.steps += 1
-        if self.callback is not None:
-            self.callback(state * (size / self.size) if self.how.method == "gmres" else self.x + scale * state)
-
-    def _failure(self, size: float) -> ConvergenceError:
-        return stopped(self.how, size, self.bound, self.size, self.steps, len(self.b))
-
-
-def stopped(how: Iterative, residual: float, bound: float, size: float, steps: int, n: int) -> ConvergenceError:
-    """The error for a solve that ended before its residual was small; `size` is `‖b‖`."""
-    return ConvergenceError(
-        sentence(
-            f"{how.method} stopped at ‖b − A x‖ = {residual:.2e}; {bound:.2e} was asked for.",
-            f"{_CAUSES[how.method]}; or A is ill-conditioned, or maxiter or the tolerance too small.",
-            "Give a preconditioner M or a larger maxiter, or solve directly with solve=None.",
-            method=how.method,
-            iterations=steps,
-            relative_residual=f"{residual / size if size else residual:.2e}",
-            n=n,
-        )
-    )
+        if self.callback is not None and self.how.method == "gmres":
+            self.callback(state * (size / self.system.size))
+        elif self.callback is not None:
+            self.callback(self.system.x(self.x + scale * state))
 
 
 def _norm(a: Any) -> float:
-    return float(np.linalg.norm(a))
+    return float(norm(a[:, None])[0])
 
 
 def _preconditioner(how: Iterative, b: Any) -> Any:

@@ -1,0 +1,171 @@
+"""What the methods by name have in common on every device: what is asked of them, their units, and which x is good enough.
+
+All of them work in double precision, on a system whose matrix and right-hand side are divided by powers of two: no norm overflows or
+underflows then, and SciPy's minres, which takes 1e-16 for a small number, sees a matrix of size 1.
+"""
+
+from __future__ import annotations
+
+import math
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ConvergenceError, sentence
+from ..krylov_columns import exponent, namespace, norm, shifted
+from .diagnosis import not_finite, overflow
+
+__all__ = ["METHODS", "OWN", "SPARSE", "Iterative", "Kept", "System"]
+
+METHODS = ("cg", "cgs", "minres", "gmres")
+OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
+SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+_RTOL = 1e-5  # SciPy's default
+_EPS = float(np.finfo(np.float64).eps)
+_SENSIBLE = 1000.0  # `‖ |A| |x| ‖ / ‖b‖` up to which rounding alone excuses a residual
+_CAUSES = {
+    "cg": "CG needs a Hermitian positive definite A (and M)",
+    "cgs": "CGS converges irregularly where A is far from normal",
+    "minres": "MINRES needs a Hermitian A (and a positive definite M)",
+    "gmres": "GMRES may stagnate, as it forgets at each restart what it has learnt",
+}
+
+
+class Kept:
+    """A value compared by identity, so that arrays can stand in a hashable record."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kept) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iterative:
+    """A callable `(matrix, rhs) -> x` that runs one of `METHODS`; equal ones share an entry of the solver table.
+
+    Attributes:
+        method: a name from `METHODS`.
+        rtol, atol: `‖b − A x‖ <= max(rtol ‖b‖, atol)` is reached, or `ConvergenceError` raised.
+        maxiter: as in SciPy (for gmres it counts restart cycles); None is SciPy's default.
+        restart: gmres only.
+        M: approximates the inverse; an array, sparse matrix, LinearOperator or tensor.
+        transposed: the matrices are adjoints of that which M was made for, and right-hand sides are gradients, whose
+            size says nothing: no absolute tolerance (where rtol is 0, atol is taken relative to `‖b‖`), no x0, no callback.
+        derivative: the same about right-hand sides, for a tangent or a higher derivative.
+    """
+
+    method: str
+    rtol: float = _RTOL
+    atol: float = 0.0
+    maxiter: int | None = None
+    restart: int | None = None
+    M: Kept | None = None
+    transposed: bool = False
+    derivative: bool = False
+
+    def relative(self) -> Iterative:
+        """What a derivative solves with."""
+        return replace(self, derivative=True)
+
+    @property
+    def __name__(self) -> str:
+        return self.method
+
+    def __call__(self, A: Any, b: Any) -> Any:
+        """x for one `(n,)` right-hand side, where that is."""
+        module = "scipy_iterative" if isinstance(b, np.ndarray) else "cupy_named"
+        with np.errstate(all="ignore"):  # NaN and Inf end in errors of our own
+            return import_module(f".{module}", __package__).solution(self, A, b)
+
+    def own(self) -> dict[str, Any]:
+        """x0 and callback, where they are meant for this solve."""
+        return {} if self.transposed or self.derivative else OWN.get()
+
+
+class System:
+    """`A x = b` in double precision, both sides divided by powers of two. What is asked of x, and what x is in the user's units.
+
+    Attributes:
+        A, b: of the system to solve.
+        size: `‖b‖`.
+        bound: of the residual.
+        unit: what residuals are multiplied by in the user's units.
+    """
+
+    def __init__(self, how: Iterative, A: Any, b: Any) -> None:
+        self.how, wide = how, np.complex128 if b.dtype.kind == "c" else np.float64
+        A, b = A.astype(wide), b.astype(wide)
+        self._exponent, self._of_A = exponent(b), exponent(A.data)
+        A.data = shifted(A.data, -self._of_A)
+        self.A, self.b, self.unit = A, shifted(b, -self._exponent), 2.0**self._exponent
+        self.size = _norm(self.b)
+        relative = how.transposed or how.derivative
+        atol = 0.0 if relative else float(shifted(np.float64(how.atol), -self._exponent))
+        rtol = (how.rtol or min(how.atol, _RTOL)) if relative else how.rtol
+        self.bound = max(rtol * self.size, atol)
+
+    def start(self, x0: Any) -> Any:
+        """x0 in these units; zero where it is None, or so large that its residual overflows, or where b is 0."""
+        zero = namespace(self.b).zeros(self.b.shape, dtype=self.b.dtype)
+        for name, a in (("A.data", self.A.data), ("b", self.b), ("x0", x0)):
+            error = None if a is None else not_finite(name, a)
+            if error is not None:
+                raise error
+        if x0 is None or self.size == 0:
+            return zero
+        x = shifted(x0.astype(self.b.dtype), self._of_A - self._exponent)
+        return x if math.isfinite(_norm(self.b - self.A @ x)) else zero
+
+    def preconditioner(self, M: Any) -> Any:
+        """An operator near the inverse of the user's A as one near the inverse of this A."""
+        return 2.0**self._of_A * M if self._of_A and M is not None else M
+
+    def x(self, x: Any) -> Any:
+        """x in the user's units."""
+        return shifted(x, self._exponent - self._of_A)
+
+    def accepted(self, x: Any, residual: float) -> Any:
+        """x in the user's units if its residual is small enough, else None.
+
+        A residual of no more than the rounding errors of its own evaluation is small enough too, but only while these are those
+        of an x that is not much larger than b calls for: so it counts where the tolerance is below `2000 u ‖b‖`, and nowhere else.
+        """
+        allowed = min(self.rounding(x), 2 * _EPS * _SENSIBLE * self.size)
+        if not residual <= max(self.bound * (1 + 1e-6), allowed) or not math.isfinite(residual):
+            return None
+        x = self.x(x)
+        if not bool(namespace(x).isfinite(x).all()):
+            raise overflow()
+        return x
+
+    def rounding(self, x: Any) -> float:
+        """The rounding errors of evaluating the residual of x."""
+        return 2 * _EPS * _norm(abs(self.A) @ abs(x) + abs(self.b))
+
+    def failure(self, x: Any, residual: float, steps: int) -> ConvergenceError:
+        """The error for a solve that ended before its residual was small."""
+        how, size = self.how, self.size
+        numbers = {"iterations": steps, "relative_residual": f"{residual / size if size else residual:.2e}"}
+        fact = f"{how.method} stopped at ‖b − A x‖ = {residual * self.unit:.2e}; {self.bound * self.unit:.2e} was asked for."
+        cause = f"{_CAUSES[how.method]}; or A is ill-conditioned, or maxiter or the tolerance too small."
+        remedy = "Give a preconditioner M or a larger maxiter, or solve directly with solve=None."
+        if residual <= self.rounding(x):
+            fact += " For an x of this size that is rounding error, in double precision."
+            cause = "A is singular or ill-conditioned, or the tolerance too small."
+            remedy = "Ask for a larger tol; or solve directly with solve=None, which says whether A is singular."
+        return ConvergenceError(sentence(fact, cause, remedy, method=how.method, **numbers, n=len(self.b)))
+
+
+def _norm(a: Any) -> float:
+    return float(norm(a.reshape(-1, 1))[0])
