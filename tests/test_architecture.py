@@ -79,6 +79,7 @@ ORDER = [
     "solve",
     "explain",
     "c4t_arguments",
+    "c4t_options",
     "c4t",
     "__init__",
     "__main__",

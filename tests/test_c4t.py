@@ -459,7 +459,7 @@ def test_a_callable_of_double_precision_beyond_the_range_of_single() -> None:
     close(sps.solve(A, b, lambda A, b: b.astype("d") * (1 + 1e-12)), b, 0)
 
 
-EYE, ONES = torch.eye(3).to_sparse_csr(), torch.ones(3)
+EYE, ONES, EYE4 = torch.eye(3).to_sparse_csr(), torch.ones(3), torch.eye(4).to_sparse_csr()
 ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((np.eye(3), ONES), {}, TypeError, "A is a ndarray"),
     ((torch.eye(3), ONES), {}, TypeError, r"torch.strided.*to_sparse_csr\(\)"),
@@ -485,7 +485,29 @@ ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((EYE, ONES, sps.LU()), {}, TypeError, "solve is a LU"),
     ((EYE, ONES, "cg"), {"tolerance": 1, "maxit": 2}, TypeError, "tolerance, maxit"),
     ((EYE, ONES, "cg"), {"restart": 1}, TypeError, "restart"),
-    ((EYE, ONES), {"permc_spec": "COLAMD"}, TypeError, "permc_spec"),
+    ((EYE, ONES), {"permc_spec": "COLAMD"}, TypeError, "got permc_spec.*chooses its ordering"),
+    ((EYE, ONES, "spsolve"), {"use_umfpack": False}, TypeError, r"Leave out use_umfpack.*LU\(backend"),
+    ((EYE, ONES, "gmres"), {"callback_type": "x"}, TypeError, "Leave out callback_type.*'pr_norm'"),
+    ((EYE, ONES, sps.CG), {}, TypeError, "solve is the class CG.*'cg', 'cgs'"),
+    ((EYE, ONES, None, sps.LU), {}, TypeError, "transpose_solve is the class LU"),
+    ((EYE, ONES, "cg"), {"tol": float("inf")}, ValueError, "tol is inf.*finite"),
+    ((EYE, ONES, "cg"), {"atol": float("inf")}, ValueError, "atol is inf.*finite"),
+    ((EYE, ONES, "cg"), {"tol": True}, TypeError, "tol is True"),
+    ((EYE, ONES, "cg"), {"tol": np.bool_(True)}, TypeError, "tol is "),
+    ((EYE, ONES, "cg"), {"rtol": torch.tensor(True)}, TypeError, "rtol is "),
+    ((EYE, ONES, "cg"), {"tol": "1e-8"}, TypeError, "tol is '1e-8'"),
+    ((EYE, ONES, "cg"), {"tol": torch.ones(2)}, TypeError, "tol is "),
+    ((EYE, ONES, "cg"), {"maxiter": True}, ValueError, "maxiter is True"),
+    ((EYE, ONES, "cg"), {"M": sps.SparseMatrix.from_torch(EYE)}, TypeError, r"M is a SparseMatrix.*M\.to_torch\(\)"),
+    ((EYE, ONES, "cg"), {"M": torch.eye(3).bfloat16()}, TypeError, r"M has dtype torch.bfloat16.*M\.to\(torch.float32"),
+    ((EYE4, torch.ones(4), "cg"), {"M": EYE4.to_sparse_bsr((2, 2))}, TypeError, r"sparse_bsr.*M\.to_sparse_csr\(\)"),
+    ((EYE, ONES, "cg"), {"M": torch.eye(3).to_sparse(1)}, ValueError, r"M has 1 dense dim.*M\.to_dense\(\)"),
+    ((EYE, ONES, "cg"), {"M": np.full((3, 3), "a")}, TypeError, "M holds <U1"),
+    ((EYE, ONES, "cg"), {"x0": ONES.bfloat16()}, TypeError, "x0 has dtype torch.bfloat16"),
+    ((EYE, ONES, "cg"), {"x0": ONES.to_sparse()}, TypeError, r"x0 is a torch.sparse_coo.*x0\.to_dense\(\)"),
+    ((EYE, ONES, "cg"), {"x0": "abc"}, TypeError, "x0 holds <U3"),
+    ((EYE, ONES, "cg"), {"x0": ["a", "b", "c"]}, TypeError, "x0 holds <U1"),
+    ((EYE, ONES, "cg"), {"x0": [1.0, [2.0], 3.0]}, TypeError, "x0 is a list that is no array"),
     ((EYE, ONES, "cg"), {"tol": 1e-3, "rtol": 1e-4}, ValueError, "tol is 0.001 and rtol is 0.0001"),
     ((EYE, ONES, "cg"), {"tol": -1.0}, ValueError, "tol is -1.0"),
     ((EYE, ONES, "cg"), {"atol": float("nan")}, ValueError, "atol is nan"),
@@ -510,6 +532,19 @@ ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
 def test_errors(args: tuple[Any, ...], kwargs: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         sps.sparse_solve_c4t(*args, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_complex_half_is_told_of_complex64() -> None:
+    half = torch.zeros(3, dtype=torch.complex32)
+    A = torch.sparse_csr_tensor(torch.arange(4), torch.arange(3), half, (3, 3), check_invariants=False)
+    for call in (
+        lambda: sps.sparse_solve_c4t(A, ONES),
+        lambda: sps.sparse_solve_c4t(EYE, half),
+        lambda: sps.solve(EYE, half),
+    ):
+        with pytest.raises(TypeError, match=r"torch\.complex64"):
+            call()
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc], ids=str)

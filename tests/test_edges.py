@@ -158,6 +158,8 @@ def test_numbers_of_other_libraries(solver: Any) -> None:
     [
         (lambda: sps.CG(rtol=float("inf")), ValueError, "rtol=inf.*finite"),
         (lambda: sps.CG(rtol=float("nan")), ValueError, "rtol=nan.*at least 0"),
+        (lambda: sps.CG(rtol=True), ValueError, "rtol=True.*at least 0"),
+        (lambda: sps.GMRES(atol=np.bool_(False)), ValueError, "atol=.*at least 0"),
         (lambda: sps.CG(rtol="1e-8"), ValueError, "rtol='1e-8'"),  # type: ignore[arg-type]
         (lambda: sps.CG(atol=None), ValueError, "atol=None"),  # type: ignore[arg-type]
         (lambda: sps.CG(maxiter=10.5), TypeError, "maxiter=10.5.*whole number"),  # type: ignore[arg-type]

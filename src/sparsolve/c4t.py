@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .backends import array_module
 from .backends.named import OWN, Iterative, Kept
-from .c4t_arguments import DIRECT, OWN_NAMES, Selection, checked_options, require_known, require_matrix, require_rhs
+from .c4t_arguments import DIRECT, Selection, require_known, require_matrix, require_rhs
+from .c4t_options import OWN_NAMES, checked_options
 from .matrix import SparseMatrix
 from .pattern import unchecked
 from .solve import solve as _solve

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from . import convert_cupy
-from .convert_checks import is_cupy, require_as_many, require_matrix, require_tensor
+from .convert_checks import is_cupy, require_as_many, require_matrix, require_tensor, undescribed, unknown_dtype
 from .errors import sentence
 from .pattern import check_entries, check_form, check_places
 
@@ -200,9 +200,7 @@ def _lent(t: Tensor) -> Any:
     try:
         a = t.resolve_conj().resolve_neg().numpy().view()
     except TypeError as error:
-        raise TypeError(
-            sentence(f"T has dtype {t.dtype}, which NumPy does not have.", remedy="Use T.to(torch.float32).")
-        ) from error
+        raise unknown_dtype(t, "NumPy does") from error
     a.flags.writeable = False
     return a
 
@@ -240,8 +238,9 @@ def _tensor(a: Any) -> Tensor:
     try:
         return _unit_stride(torch.from_numpy(np.array(a, dtype=a.dtype.newbyteorder("="))))
     except TypeError as error:
+        wider = "complex128" if a.dtype.kind == "c" else "float64"
         raise TypeError(
-            sentence(f"M has dtype {a.dtype}, which torch does not have.", remedy="Use M.astype(numpy.float64).")
+            sentence(f"M has dtype {a.dtype}, which torch does not have.", remedy=f"Use M.astype(numpy.{wider}).")
         ) from error
 
 
@@ -253,13 +252,7 @@ def _checked(make: Callable[[], Tensor]) -> Tensor:
 
 
 def _undescribed(fact: str) -> ValueError:
-    return ValueError(
-        sentence(
-            f"The index arrays of M do not describe a matrix: {fact}",
-            "They were written by hand, perhaps with one-based indices.",
-            "M.check_format() looks at them in SciPy (CSR).",
-        )
-    )
+    return undescribed(fact, "M.check_format() looks at them in SciPy (CSR).")
 
 
 def _unit_stride(t: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .errors import BackendUnavailableError, PatternError, sentence
 
-__all__ = ["is_cupy", "require_as_many", "require_matrix", "require_tensor"]
+__all__ = ["is_cupy", "require_as_many", "require_matrix", "require_tensor", "undescribed", "unknown_dtype"]
 
 
 def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
@@ -69,8 +69,40 @@ def require_matrix(M: Any, format: str) -> None:
         )
     if len(M.shape) != 2:
         raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
+    lengths = {name: len(a) for name, a in _parts(M, format).items()}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} in {name}" for name, count in lengths.items())
+        raise ValueError(
+            sentence(
+                f"The arrays of M have different lengths: {counts}.",
+                "One of them was replaced or cut, perhaps.",
+                f"Make M anew from arrays of one length: scipy.sparse.{format}_matrix(...).",
+            )
+        )
+
+
+def undescribed(fact: str, look: str) -> ValueError:
+    """The error for index arrays that describe no matrix; `look` says where they can be looked at."""
+    cause = "They were written by hand, perhaps with one-based indices."
+    return ValueError(sentence(f"The index arrays of M do not describe a matrix: {fact}", cause, look))
+
+
+def unknown_dtype(T: Tensor, where: str) -> TypeError:
+    """The error for a tensor whose dtype its counterpart does not have."""
+    wider = "complex64" if T.is_complex() else "float32"
+    return TypeError(sentence(f"T has dtype {T.dtype}, which {where} not have.", remedy=f"Use T.to(torch.{wider})."))
 
 
 def is_cupy(M: Any) -> bool:
     """Whether M is one of CuPy's sparse matrices, told without importing CuPy."""
     return type(M).__module__.partition(".")[0].endswith("cupyx") and hasattr(M, "format")
+
+
+def _parts(M: Any, format: str) -> dict[str, Any]:
+    """The arrays that have a number for each entry, if that can be seen without the device."""
+    if format == "coo":
+        return {"row": M.row, "col": M.col, "data": M.data}
+    if is_cupy(M):
+        return {}
+    entries = int(M.indptr[-1])  # more than that may be allocated
+    return {"indices": M.indices[:entries], "data": M.data[:entries]}

@@ -15,10 +15,12 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse
+from .convert_checks import undescribed, unknown_dtype
 from .errors import sentence
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 
+_LOOK = "Look at M.indptr, M.indices (CSR) or M.row, M.col (COO)."
 _DTYPES = (torch.bool, torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
@@ -100,12 +102,7 @@ def _narrow(T: Tensor, *indices: Tensor) -> list[Tensor]:
 def _owned(values: Tensor) -> Tensor:
     """A copy with torch's lazy bits applied."""
     if values.dtype not in _DTYPES:
-        raise TypeError(
-            sentence(
-                f"T has dtype {values.dtype}, which CuPy's sparse matrices do not have.",
-                remedy="Use T.to(torch.float32).",
-            )
-        )
+        raise unknown_dtype(values, "CuPy's sparse matrices do")
     return values.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
@@ -115,7 +112,7 @@ def _rows(crow: Tensor, col: Tensor) -> Tensor:
     try:
         return torch.repeat_interleave(rows, crow.diff().clamp(min=0), output_size=col.shape[0])
     except RuntimeError as error:
-        raise ValueError(_description(error)) from error
+        raise undescribed(str(error), _LOOK) from error
 
 
 def _canonical(row: Tensor, col: Tensor) -> bool:
@@ -138,12 +135,4 @@ def _checked(make: Any) -> Tensor:
     try:
         return make()  # type: ignore[no-any-return]
     except RuntimeError as error:
-        raise ValueError(_description(error)) from error
-
-
-def _description(error: Exception) -> str:
-    return sentence(
-        f"The index arrays of M do not describe a matrix: {error}",
-        "They were written by hand, perhaps with one-based indices.",
-        "Look at M.indptr, M.indices (CSR) or M.row, M.col (COO).",
-    )
+        raise undescribed(str(error), _LOOK) from error

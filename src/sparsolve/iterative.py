@@ -99,7 +99,8 @@ def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
 def _tolerance(name: str, what: str, value: Any) -> float:
     """A finite number that is not negative."""
     try:
-        number = math.nan if isinstance(value, str) else float(value)
+        no_number = isinstance(value, (str, bool)) or "bool" in str(getattr(value, "dtype", ""))
+        number = math.nan if no_number else float(value)
     except (TypeError, ValueError, RuntimeError):
         number = math.nan
     if not 0 <= number < math.inf:

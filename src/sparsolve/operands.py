@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern
 
-__all__ = ["DTYPES", "as_columns", "plan", "require_pattern", "uncast"]
+__all__ = ["DTYPES", "as_columns", "instead_of", "plan", "require_pattern", "uncast"]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
@@ -108,6 +108,11 @@ def _product(sizes: torch.Size) -> int:
     return total
 
 
+def instead_of(dtype: torch.dtype) -> str:
+    """The name of a dtype that holds the numbers of one that cannot be solved in."""
+    return "complex64" if dtype.is_complex else "float32" if dtype.is_floating_point else "float64"
+
+
 def _dtype(values: Tensor, pattern: Pattern, b: Tensor) -> torch.dtype:
     """The dtype of the result, or why there is none."""
     for name, t in (("A's values", values), ("b", b)):
@@ -122,7 +127,7 @@ def _dtype(values: Tensor, pattern: Pattern, b: Tensor) -> torch.dtype:
                 sentence(
                     f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
                     "Nothing is cast without being asked.",
-                    f"Use .to(torch.{'float32' if t.is_floating_point() else 'float64'}).",
+                    f"Use .to(torch.{instead_of(t.dtype)}).",
                 )
             )
     if values.device != b.device or values.device != pattern.device:
