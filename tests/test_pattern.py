@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
+from sparsolve import pattern as pattern_module
 from systems import SYSTEMS, with_indices
 
 F64, C128 = torch.float64, torch.complex128
@@ -174,6 +175,22 @@ def test_from_coo(dtype):
 def test_from_coo_refuses(row, col, message):
     with pytest.raises(sps.PatternError, match=message):
         sps.Pattern.from_coo(row, col, (2, 2))
+
+
+def test_int32_indices_of_a_shape_that_they_cannot_count_to():
+    index = torch.zeros(1, dtype=torch.int32)
+    crow = torch.tensor([0, 1], dtype=torch.int32)
+    for wrong in (lambda n: sps.Pattern(crow, index, (1, n)), lambda n: sps.Pattern.from_coo(index, index, (1, n))):
+        with pytest.raises(sps.PatternError, match=r"torch.int32 indices end at 2147483647"):
+            wrong(2**40)
+        wrong(2**31 - 1)
+    assert sps.Pattern(crow.long(), index.long(), (1, 2**40)).shape == (1, 2**40)
+
+
+def test_from_coo_looks_at_the_entries_once(monkeypatch):
+    monkeypatch.setattr(pattern_module, "check_entries", lambda *_: pytest.fail("they have been checked"))
+    pattern, _ = sps.Pattern.from_coo(torch.tensor([1, 0]), torch.tensor([0, 1]), (2, 2))
+    assert pattern.crow.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shape", [3, (3,), None, (3, 3, 7), (3.0, 3.0), "33", (-1, 3)], ids=str)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import optree
 import torch
-import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from . import calculus
@@ -16,7 +14,7 @@ from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_matrix
 from .errors import sentence
 from .operands import plan, require_pattern
-from .pattern import Pattern, from_json, pointers, to_json, unchecked
+from .pattern import Pattern, pointers, unchecked
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -260,38 +258,3 @@ def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
     rows, columns = A.shape
     values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns)
     return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
-
-
-def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
-    return (A.values,), A.pattern
-
-
-def _flatten_with_keys(A: SparseMatrix) -> tuple[tuple[tuple[Any, Any]], Pattern]:
-    return ((torch_pytree.GetAttrKey("values"), A.values),), A.pattern
-
-
-def _unflatten_torch(leaves: Any, pattern: Pattern) -> SparseMatrix:
-    (values,) = leaves
-    return SparseMatrix(values, pattern)
-
-
-def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
-    return _unflatten_torch(leaves, pattern)
-
-
-torch.serialization.add_safe_globals([Pattern, SparseMatrix])  # arrays, checked where a Pattern is made
-torch_pytree.register_pytree_node(
-    SparseMatrix,
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_torch,
-    serialized_type_name="sparsolve.SparseMatrix",
-    to_dumpable_context=to_json,
-    from_dumpable_context=from_json,
-    flatten_with_keys_fn=_flatten_with_keys,  # type: ignore[arg-type]
-)
-optree.register_pytree_node(
-    SparseMatrix,  # type: ignore[arg-type]
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_optree,  # type: ignore[arg-type]
-    namespace=optree.registry.__GLOBAL_NAMESPACE,
-)
