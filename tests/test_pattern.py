@@ -92,6 +92,19 @@ def test_unchecked_columns_are_refused(kind):
             call(T, torch.ones(2))
 
 
+@pytest.mark.parametrize(
+    ("ccol", "row", "message"),
+    [
+        ([0, 2, 1, 2], [0, 1, 1], r"crow\[2\] = 1 is below"),  # its counts, negative ones taken as 0, add up to 3
+        ([0, 1, 2, 3], [0, 9, 1], r"Entry 1 \(row 1\) is in column 9, outside \[0, 3\)"),
+    ],
+)
+def test_a_csc_tensor_is_checked_before_it_is_turned(ccol, row, message):
+    T = torch.sparse_csc_tensor(torch.tensor(ccol), torch.tensor(row), torch.ones(3), (3, 3), check_invariants=False)
+    with pytest.raises(sps.PatternError, match=rf"CSC tensor's columns, read as rows of its transpose: {message}"):
+        sps.SparseMatrix.from_torch(T)
+
+
 def test_unchecked_coo_is_refused():
     """Coalesced in name; torch's own `coalesce` of such a tensor writes outside its memory before anything here sees it."""
     for index in ([[0, 1, 5], [0, 1, 1]], [[-1, 0, 1], [0, 0, 1]], [[0, 1, 1], [0, 1, 7]]):
@@ -443,6 +456,20 @@ def test_to_torch(name, layout, dtype):
     torch.testing.assert_close(got, expected)
     if name == "stored zeros":
         assert T._nnz() == pattern.nnz
+
+
+@pytest.mark.parametrize("index", INDEX, ids=str)
+def test_to_torch_keeps_the_index_dtype(index):
+    """Of a COO tensor they are int64, whatever they were."""
+    values, pattern = SYSTEMS["duplicates"](F64)
+    A = sps.SparseMatrix(values.requires_grad_(), with_indices(pattern, index))
+    T = A.to_torch()
+    assert T.crow_indices().dtype is T.col_indices().dtype is index
+    assert sps.SparseMatrix.from_torch(T).pattern.col.dtype is index
+    torch.testing.assert_close(T.to_dense(), A.to_dense())
+    assert A.to_torch(torch.sparse_coo).indices().dtype is torch.int64
+    T.to_dense().sum().backward()
+    assert torch.equal(values.grad, torch.ones_like(values))
 
 
 def test_to_torch_refuses():

@@ -556,6 +556,10 @@ def test_the_residual_reported_does_not_overflow(size: float):
         (lambda A, b: sps.solve(A, [b, None]), "not of NoneType"),
         (lambda A, b: sps.solve(A, {"a": A}), "not of SparseMatrix"),
         (lambda A, b: sps.matmul(A, A), "not of SparseMatrix"),
+        (lambda A, b: sps.matmul(A, b.half()), r"x has dtype torch.float16.*\.to\(torch.float32\)"),
+        (lambda A, b: sps.matmul(A, b.to_sparse()), "x must be dense"),
+        (lambda A, b: sps.solve(A, b.to(torch.bool)), r"b has dtype torch.bool.*\.to\(torch.float64\)"),
+        (lambda A, b: sps.solve(A, b, sps.CG(), x0=b.to_sparse()), "x0 must be dense"),
         (lambda A, b: sps.solve(A, [1.0]), "not of float"),
         (lambda A, b: sps.solve(A, b, sps.LU), "the class LU"),
         (lambda A, b: sps.solve(A, b, sps.Jacobi()), "Jacobi, a preconditioner"),
@@ -563,6 +567,28 @@ def test_the_residual_reported_does_not_overflow(size: float):
 )
 def test_operands_that_are_no_tensors(call, match: str):
     with pytest.raises(TypeError, match=match):
+        call(_small(), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_half_complex_becomes_complex():
+    with pytest.raises(TypeError, match=r"b has dtype torch.complex32.*\.to\(torch.complex64\)"):
+        sps.solve(_small(), torch.ones(3).to(torch.complex32))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda A, b: sps.matmul(A, b[:2]), r"x has shape \(2,\); with A"),
+        (lambda A, b: sps.matmul(A, b[0]), "x is a number"),
+        (lambda A, b: A @ b.expand(2, 3), r"x has shape \(2, 3\).*x\.unsqueeze\(-1\)"),
+        (lambda A, b: A @ b.to("meta"), "and x on meta"),
+        (lambda A, b: sps.solve(A, b, sps.CG(), x0=b.to("meta")), "and x0 on meta"),
+        (lambda A, b: sps.solve(A, b.to("meta")), "and b on meta"),
+    ],
+)
+def test_errors_name_the_operand(call, match: str):
+    with pytest.raises(ValueError, match=match):
         call(_small(), torch.ones(3, dtype=torch.float64))
 
 

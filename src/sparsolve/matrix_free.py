@@ -17,7 +17,7 @@ from torch import Tensor
 from .backends import device_module, solver_module
 from .errors import SolveError, sentence
 from .iterative import Iterative
-from .operands import DTYPES, as_columns, uncast
+from .operands import DTYPES, as_columns, require_dense, uncast
 from .operators import Operator, form_of, probe, product
 from .ops import REPORT, located, on_its_device
 from .ops import columns as columns_of
@@ -53,6 +53,7 @@ def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tens
 )
 def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
     _require_iterative(solver)
+    require_dense("b", b)
     b = uncast(b)
     if b.dtype not in DTYPES or b.dim() == 0:
         raise TypeError(
@@ -83,6 +84,7 @@ def _require_iterative(solver: Any) -> None:
 def _fitting(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if not isinstance(x0, Tensor):
         raise ValueError(sentence(f"x0 is {type(x0).__name__}; a tensor of b's shape {tuple(b.shape)} is needed."))
+    require_dense("x0", x0)
     if x0.shape != b.shape or x0.device != b.device:
         raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
     if x0.is_complex() and not dtype.is_complex:

@@ -12,7 +12,7 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from .errors import sentence
-from .operands import DTYPES, as_columns
+from .operands import DTYPES, as_columns, require_dense
 from .registration import is_followed, numbers
 
 __all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
@@ -141,6 +141,7 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
 
 def apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x` for x `(n,)`, `(n, k)` or `(*batch, n, k)`."""
+    require_dense("x", x)
     columns, restore, _ = as_columns(x)
     return restore(product(lambda _, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
 
