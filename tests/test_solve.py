@@ -110,6 +110,41 @@ def test_no_columns(shape):
     assert sol.info.status.shape == shape[:-2] + shape[-1:]
 
 
+NO_BATCH = {
+    "right-hand sides": (lambda A, v, b: sps.solve(A(v), b), (None, 0)),
+    "the last dimension": (lambda A, v, b: sps.solve(A(v), b), (None, -1)),
+    "matrices": (lambda A, v, b: sps.solve(A(v), b), (0, None)),
+    "both": (lambda A, v, b: sps.solve(A(v), b), (0, 0)),
+    "products": (lambda A, v, b: sps.matmul(A(v), b), (None, 0)),
+    "info": (lambda A, v, b: sps.solve_with_info(A(v), b).x, (None, 0)),
+    "x0": (lambda A, v, b: sps.solve(A(v), b, sps.GMRES(), x0=b), (None, 0)),
+    "gradients": (lambda A, v, b: torch.func.grad(lambda b: sps.solve(A(v), b).sum())(b), (None, 0)),
+}
+
+
+@pytest.mark.parametrize("columns", [(), (2,), (0,)], ids=str)
+@pytest.mark.parametrize("name", NO_BATCH)
+def test_a_vmap_over_nothing(name, columns):
+    """As `torch.linalg.solve` has it: an empty batch of results."""
+    f, dims = NO_BATCH[name]
+    values, pattern = SYSTEMS["banded"](F64)
+    n = pattern.shape[0]
+
+    def empty(t, dim):
+        return t if dim is None else t.unsqueeze(dim).narrow(dim, 0, 0)
+
+    args = empty(values, dims[0]).requires_grad_(), empty(torch.ones(n, *columns, dtype=F64), dims[1])
+    call = torch.vmap(lambda v, b: f(lambda v: sps.SparseMatrix(v, pattern), v, b), in_dims=dims)
+    x = call(*args)
+    assert x.shape == (0, n, *columns)
+    assert torch.equal(torch.autograd.grad(x.sum(), args[0], allow_unused=True, materialize_grads=True)[0], 0 * args[0])
+    info = torch.vmap(lambda b: sps.solve_with_info(sps.SparseMatrix(values, pattern), b).info.status)
+    assert info(torch.ones(0, n, *columns, dtype=F64)).shape == (0, *columns)
+    nested = torch.vmap(call, in_dims=tuple(None if d is None else 0 for d in dims))
+    inner = [t if d is None else t.unsqueeze(0).expand(3, *t.shape) for t, d in zip(args, dims, strict=True)]
+    assert nested(*inner).shape == (3, 0, n, *columns)
+
+
 def test_no_matrices():
     values, pattern = SYSTEMS["banded"](F64)
     b = torch.ones(20, dtype=F64, requires_grad=True)

@@ -110,7 +110,7 @@ def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
     dtype = b.dtype
     for i, leaf in enumerate(leaves):
         dtype = leaf.dtype if i == 0 else torch.promote_types(dtype, leaf.dtype)
-    flat = [leaf.reshape(-1).to(dtype) for leaf in leaves]
+    flat = [leaf.flatten().to(dtype) for leaf in leaves]
     return form, torch.cat(flat) if flat else b.new_zeros(0)
 
 
