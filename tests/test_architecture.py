@@ -76,6 +76,7 @@ ORDER = [
     "operators",
     "matrix_free",
     "matrix",
+    "trees",
     "solve",
     "explain",
     "c4t_arguments",
@@ -104,7 +105,7 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 PRIVATE = {
     "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
     "operators": {"torch.utils._pytree"},
-    "matrix": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
+    "trees": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
     "backends.cupy_runtime": {"torch._neg_view"},
 }

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import oracle
 import sparsolve as sps
@@ -176,6 +177,8 @@ def test_what_operators_refuse() -> None:
     a, pattern = SYSTEMS["circuit"](F64)
     A, d = sps.SparseMatrix(a, pattern), torch.ones(pattern.shape[0], dtype=F64)
     small = sps.SparseMatrix.from_diagonal(torch.ones(2))
+    stack = lambda m: sps.SparseMatrix(a.expand(m, -1), pattern)  # noqa: E731
+    shift = lambda m: sps.SparseMatrix.from_diagonal(d.expand(m, -1))  # noqa: E731
     for attempt, error, match in (
         (lambda: A * d, TypeError, r"tensor of shape \(\d+,\).*A.pattern.rows\(\)"),
         (lambda: d * A, TypeError, r"tensor of shape \(\d+,\)"),
@@ -183,10 +186,20 @@ def test_what_operators_refuse() -> None:
         (lambda: A / d, TypeError, r"tensor of shape"),
         (lambda: A * A, TypeError, "a SparseMatrix"),
         (lambda: A * "2", TypeError, "a str"),
+        (lambda: A + A.to("meta"), ValueError, "A is on cpu and B on meta"),
+        (lambda: stack(2) + stack(3), ValueError, r"batch dimensions \(2,\) of A and \(3,\) of B do not broadcast"),
+        (lambda: stack(2) + shift(3), ValueError, r"batch dimensions \(2,\) of A and \(3,\) of B do not broadcast"),
+        (lambda: sps.SparseMatrix.from_diagonal(torch.tensor(1.0)), ValueError, r"d is a number; .*\(\*batch, n\)"),
+        (lambda: sps.SparseMatrix.from_diagonal([1.0]), TypeError, "d must be a torch.Tensor, not a list"),  # type: ignore[arg-type]
         (lambda: A + small, ValueError, r"A has shape .* and B \(2, 2\)"),
         (lambda: A + 1, TypeError, "unsupported operand"),
         (lambda: A - d, TypeError, "unsupported operand"),
-        (lambda: d @ A, TypeError, "unsupported operand"),
+        (lambda: d @ A, TypeError, r"x @ A.*sparsolve.matmul\(A.mT, x\)"),
+        (lambda: np.ones(3) @ A, TypeError, r"x @ A, with x of type ndarray"),
+        (lambda: sps.Operator(lambda p, x: x, a) @ A, TypeError, r"x @ A, with x of type Operator"),
+        (lambda: A @ A, TypeError, r"two sparse matrices is not formed. A @ \(B @ x\)"),
+        (lambda: A @ np.ones(3), TypeError, r"x is a ndarray.*torch.as_tensor"),
+        (lambda: A @ "x", TypeError, "unsupported operand"),
         (lambda: 1 / A, TypeError, "unsupported operand"),
         (
             lambda: torch.matmul(A, d),
@@ -208,7 +221,7 @@ def test_dynamo_swaps_operands() -> None:
     for wrong in (lambda a, s: s / sps.SparseMatrix(a, pattern), lambda a, s: a[:1] @ sps.SparseMatrix(a, pattern)):
         with pytest.raises(Exception, match="does not take a SparseMatrix"):
             torch.compile(wrong, fullgraph=True, backend="eager")(a, SCALE)
-        with pytest.raises(TypeError, match="unsupported operand"):
+        with pytest.raises(TypeError, match=r"unsupported operand|from the left"):
             torch.compile(wrong, backend="eager")(a, SCALE)
     times = torch.compile(lambda a, x: sps.SparseMatrix(a, pattern) @ x, backend="eager")  # the graph is broken there
     x = torch.randn(pattern.shape[0], dtype=F64)
@@ -228,7 +241,75 @@ def test_export(strict: bool) -> None:
     torch.testing.assert_close(program(a, SCALE, x), oracle.matmul(a, pattern, x) / 2)
 
 
+WRONG_LENGTHS: dict[str, Any] = {
+    "from_coo": lambda W: sps.SparseMatrix.from_coo(W.values, W.pattern.rows(), W.pattern.col, W.shape),
+    "mT": lambda W: W.mT,
+    "mH": lambda W: W.mH,
+    "diagonal": lambda W: W.diagonal(),
+    "A + B": lambda W: sps.SparseMatrix(torch.ones(6), W.pattern) + W,
+    "A - B": lambda W: W - sps.SparseMatrix(torch.ones(6), W.pattern),
+    "A + D": lambda W: W + sps.SparseMatrix.from_diagonal(torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_LENGTHS)
+@pytest.mark.parametrize("length", [(1,), (5,), (7,), (2, 7), ()], ids=str)
+def test_values_of_another_length_than_the_pattern(name: str, length: tuple[int, ...]) -> None:
+    """They were dropped, moved to other places, or repeated, without a word; in any mode."""
+    pattern = sps.Pattern(torch.tensor([0, 2, 4, 6]), torch.tensor([0, 1, 1, 2, 0, 2]), (3, 3))
+
+    def attempt(values: Tensor) -> Any:
+        made = WRONG_LENGTHS[name](sps.SparseMatrix(values, pattern))
+        return made if isinstance(made, Tensor) else made.values
+
+    values = torch.ones(length)
+    match = r"values have shape \(.*; the pattern has 6 entries"
+    with pytest.raises(ValueError, match=match):
+        attempt(values)
+    with pytest.raises(ValueError, match=match):
+        torch.func.vmap(attempt)(values.expand(2, *length))
+    with FakeTensorMode(allow_non_fake_inputs=True), pytest.raises(ValueError, match=match):
+        attempt(torch.ones(length))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match="the pattern has 6 entries"):
+        torch.compile(attempt, fullgraph=True, backend="eager")(values)
+
+
+def test_values_that_are_no_tensor() -> None:
+    """As in an in_dims tree, which is built, and never computed with."""
+    tree = sps.SparseMatrix(0, SYSTEMS["circuit"](F64)[1])  # type: ignore[arg-type]
+    for attempt in (lambda: tree.mT, lambda: tree + tree, lambda: tree.diagonal()):
+        with pytest.raises(TypeError, match=r"A's values must be a torch.Tensor, not a int"):
+            attempt()
+
+
 # ---- moves
+
+
+def test_what_a_tensor_has_too() -> None:
+    a, pattern = SYSTEMS["circuit"](C128)
+    A = sps.SparseMatrix(a.clone(), pattern)
+    B = A.clone()
+    B.values.zero_()
+    assert torch.equal(A.values, a)
+    assert A.requires_grad_() is A
+    assert A.values.requires_grad
+    (A @ torch.ones(pattern.shape[0], dtype=C128)).real.sum().backward()
+    assert A.values.grad is not None
+    assert not A.requires_grad_(False).values.requires_grad
+    assert A.cpu().pattern is pattern
+    assert sps.SparseMatrix(a.real, pattern).float().dtype == torch.float32
+    assert sps.SparseMatrix(a.real.float(), pattern).double().dtype == F64
+    assert torch.equal(A.T.to_dense(), A.to_dense().mT)
+    assert torch.equal(A.H.to_dense(), A.to_dense().mH)
+    batch = sps.SparseMatrix(torch.stack([a, 2 * a]), pattern)
+    assert torch.equal(batch.T.to_dense(), batch.to_dense().mT)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it has a device to go to")
+def test_cuda_goes_there() -> None:
+    with pytest.raises((RuntimeError, AssertionError), match=r"CUDA|NVIDIA"):
+        sps.SparseMatrix.from_diagonal(torch.ones(2)).cuda()
 
 
 def test_to() -> None:

@@ -310,6 +310,9 @@ def test_followed() -> None:
         (lambda: sps.solve(sps.Operator(lambda p, x: x[:2], D), B, sps.CG()), ValueError, r"shape \(2,\) for x of shape \(5,\)"),
         (lambda: sps.solve(sps.Operator(lambda p, x: None, D), B, sps.CG()), ValueError, "a NoneType"),
         (lambda: sps.solve(sps.Operator(lambda p, x: x.half(), D), B, sps.CG()), TypeError, "float16"),
+        (lambda: sps.solve(sps.Operator(ring, D), B.to_sparse(), sps.CG()), TypeError, "b must be dense"),
+        (lambda: sps.Operator(ring, D) @ B.to_sparse(), TypeError, "x must be dense"),
+        (lambda: ring_solve(D, B, x0=B.to_sparse()), TypeError, "x0 must be dense"),
         (lambda: sps.solve(sps.Operator(ring, D), B.long(), sps.CG()), TypeError, "int64"),
         (lambda: ring_solve(D, B, x0=B[:2]), ValueError, "x0 is"),
         (lambda: ring_solve(D, B, x0=B + 0j), ValueError, "x0 is complex"),
@@ -334,6 +337,27 @@ def test_a_broken_graph_solves() -> None:
     gradient = grad(loss)(D)
     torch.testing.assert_close(torch.autograd.grad(compiled(d), d)[0], gradient)
     torch.testing.assert_close(torch.compile(grad(loss), backend="aot_eager")(D), gradient)
+
+
+@pytest.mark.parametrize("columns", [(), (2,), (0,)], ids=str)
+@pytest.mark.parametrize("dims", [(None, 0), (0, None), (0, 0), (None, -1)], ids=str)
+def test_a_vmap_over_nothing(dims: Any, columns: tuple[int, ...]) -> None:
+    def solved(d: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, info = sps.solve_with_info(sps.Operator(inner_solve, d), b, sps.GMRES())
+        tangent = torch.func.jvp(lambda d: ring_solve(d, b), (d,), (d,))[1]
+        return x, info.status, tangent + torch.func.grad(lambda b: ring_solve(d, b).sum())(b)
+
+    def inner_solve(d: Tensor, x: Tensor) -> Tensor:
+        """Which the probe cannot do with zeros."""
+        return ring(d, x) + 0 * sps.solve(sps.SparseMatrix.from_diagonal(d), x)
+
+    full = (D, B.reshape(-1, *(1 for _ in columns)).expand(-1, *columns))
+    args = [t if d is None else t.unsqueeze(d).narrow(d, 0, 0) for t, d in zip(full, dims, strict=True)]
+    theta = args[0].clone().requires_grad_()
+    x, status, derivatives = torch.vmap(solved, in_dims=dims)(theta, args[1])
+    assert x.shape == derivatives.shape == (0, 5, *columns)
+    assert status.shape == (0, *columns)
+    assert torch.equal(torch.autograd.grad(x.sum(), theta)[0], 0 * theta)
 
 
 def test_failures_say_which_solve_and_which_of_a_batch() -> None:

@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
+from sparsolve import pattern as pattern_module
 from systems import SYSTEMS, with_indices
 
 F64, C128 = torch.float64, torch.complex128
@@ -89,6 +90,19 @@ def test_unchecked_columns_are_refused(kind):
     for call in (sps.solve, sps.matmul):
         with pytest.raises(sps.PatternError, match=message):
             call(T, torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("ccol", "row", "message"),
+    [
+        ([0, 2, 1, 2], [0, 1, 1], r"crow\[2\] = 1 is below"),  # its counts, negative ones taken as 0, add up to 3
+        ([0, 1, 2, 3], [0, 9, 1], r"Entry 1 \(row 1\) is in column 9, outside \[0, 3\)"),
+    ],
+)
+def test_a_csc_tensor_is_checked_before_it_is_turned(ccol, row, message):
+    T = torch.sparse_csc_tensor(torch.tensor(ccol), torch.tensor(row), torch.ones(3), (3, 3), check_invariants=False)
+    with pytest.raises(sps.PatternError, match=rf"CSC tensor's columns, read as rows of its transpose: {message}"):
+        sps.SparseMatrix.from_torch(T)
 
 
 def test_unchecked_coo_is_refused():
@@ -174,6 +188,22 @@ def test_from_coo(dtype):
 def test_from_coo_refuses(row, col, message):
     with pytest.raises(sps.PatternError, match=message):
         sps.Pattern.from_coo(row, col, (2, 2))
+
+
+def test_int32_indices_of_a_shape_that_they_cannot_count_to():
+    index = torch.zeros(1, dtype=torch.int32)
+    crow = torch.tensor([0, 1], dtype=torch.int32)
+    for wrong in (lambda n: sps.Pattern(crow, index, (1, n)), lambda n: sps.Pattern.from_coo(index, index, (1, n))):
+        with pytest.raises(sps.PatternError, match=r"torch.int32 indices end at 2147483647"):
+            wrong(2**40)
+        wrong(2**31 - 1)
+    assert sps.Pattern(crow.long(), index.long(), (1, 2**40)).shape == (1, 2**40)
+
+
+def test_from_coo_looks_at_the_entries_once(monkeypatch):
+    monkeypatch.setattr(pattern_module, "check_entries", lambda *_: pytest.fail("they have been checked"))
+    pattern, _ = sps.Pattern.from_coo(torch.tensor([1, 0]), torch.tensor([0, 1]), (2, 2))
+    assert pattern.crow.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("shape", [3, (3,), None, (3, 3, 7), (3.0, 3.0), "33", (-1, 3)], ids=str)
@@ -426,6 +456,20 @@ def test_to_torch(name, layout, dtype):
     torch.testing.assert_close(got, expected)
     if name == "stored zeros":
         assert T._nnz() == pattern.nnz
+
+
+@pytest.mark.parametrize("index", INDEX, ids=str)
+def test_to_torch_keeps_the_index_dtype(index):
+    """Of a COO tensor they are int64, whatever they were."""
+    values, pattern = SYSTEMS["duplicates"](F64)
+    A = sps.SparseMatrix(values.requires_grad_(), with_indices(pattern, index))
+    T = A.to_torch()
+    assert T.crow_indices().dtype is T.col_indices().dtype is index
+    assert sps.SparseMatrix.from_torch(T).pattern.col.dtype is index
+    torch.testing.assert_close(T.to_dense(), A.to_dense())
+    assert A.to_torch(torch.sparse_coo).indices().dtype is torch.int64
+    T.to_dense().sum().backward()
+    assert torch.equal(values.grad, torch.ones_like(values))
 
 
 def test_to_torch_refuses():

@@ -110,6 +110,41 @@ def test_no_columns(shape):
     assert sol.info.status.shape == shape[:-2] + shape[-1:]
 
 
+NO_BATCH = {
+    "right-hand sides": (lambda A, v, b: sps.solve(A(v), b), (None, 0)),
+    "the last dimension": (lambda A, v, b: sps.solve(A(v), b), (None, -1)),
+    "matrices": (lambda A, v, b: sps.solve(A(v), b), (0, None)),
+    "both": (lambda A, v, b: sps.solve(A(v), b), (0, 0)),
+    "products": (lambda A, v, b: sps.matmul(A(v), b), (None, 0)),
+    "info": (lambda A, v, b: sps.solve_with_info(A(v), b).x, (None, 0)),
+    "x0": (lambda A, v, b: sps.solve(A(v), b, sps.GMRES(), x0=b), (None, 0)),
+    "gradients": (lambda A, v, b: torch.func.grad(lambda b: sps.solve(A(v), b).sum())(b), (None, 0)),
+}
+
+
+@pytest.mark.parametrize("columns", [(), (2,), (0,)], ids=str)
+@pytest.mark.parametrize("name", NO_BATCH)
+def test_a_vmap_over_nothing(name, columns):
+    """As `torch.linalg.solve` has it: an empty batch of results."""
+    f, dims = NO_BATCH[name]
+    values, pattern = SYSTEMS["banded"](F64)
+    n = pattern.shape[0]
+
+    def empty(t, dim):
+        return t if dim is None else t.unsqueeze(dim).narrow(dim, 0, 0)
+
+    args = empty(values, dims[0]).requires_grad_(), empty(torch.ones(n, *columns, dtype=F64), dims[1])
+    call = torch.vmap(lambda v, b: f(lambda v: sps.SparseMatrix(v, pattern), v, b), in_dims=dims)
+    x = call(*args)
+    assert x.shape == (0, n, *columns)
+    assert torch.equal(torch.autograd.grad(x.sum(), args[0], allow_unused=True, materialize_grads=True)[0], 0 * args[0])
+    info = torch.vmap(lambda b: sps.solve_with_info(sps.SparseMatrix(values, pattern), b).info.status)
+    assert info(torch.ones(0, n, *columns, dtype=F64)).shape == (0, *columns)
+    nested = torch.vmap(call, in_dims=tuple(None if d is None else 0 for d in dims))
+    inner = [t if d is None else t.unsqueeze(0).expand(3, *t.shape) for t, d in zip(args, dims, strict=True)]
+    assert nested(*inner).shape == (3, 0, n, *columns)
+
+
 def test_no_matrices():
     values, pattern = SYSTEMS["banded"](F64)
     b = torch.ones(20, dtype=F64, requires_grad=True)
@@ -556,6 +591,10 @@ def test_the_residual_reported_does_not_overflow(size: float):
         (lambda A, b: sps.solve(A, [b, None]), "not of NoneType"),
         (lambda A, b: sps.solve(A, {"a": A}), "not of SparseMatrix"),
         (lambda A, b: sps.matmul(A, A), "not of SparseMatrix"),
+        (lambda A, b: sps.matmul(A, b.half()), r"x has dtype torch.float16.*\.to\(torch.float32\)"),
+        (lambda A, b: sps.matmul(A, b.to_sparse()), "x must be dense"),
+        (lambda A, b: sps.solve(A, b.to(torch.bool)), r"b has dtype torch.bool.*\.to\(torch.float64\)"),
+        (lambda A, b: sps.solve(A, b, sps.CG(), x0=b.to_sparse()), "x0 must be dense"),
         (lambda A, b: sps.solve(A, [1.0]), "not of float"),
         (lambda A, b: sps.solve(A, b, sps.LU), "the class LU"),
         (lambda A, b: sps.solve(A, b, sps.Jacobi()), "Jacobi, a preconditioner"),
@@ -563,6 +602,28 @@ def test_the_residual_reported_does_not_overflow(size: float):
 )
 def test_operands_that_are_no_tensors(call, match: str):
     with pytest.raises(TypeError, match=match):
+        call(_small(), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+def test_half_complex_becomes_complex():
+    with pytest.raises(TypeError, match=r"b has dtype torch.complex32.*\.to\(torch.complex64\)"):
+        sps.solve(_small(), torch.ones(3).to(torch.complex32))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda A, b: sps.matmul(A, b[:2]), r"x has shape \(2,\); with A"),
+        (lambda A, b: sps.matmul(A, b[0]), "x is a number"),
+        (lambda A, b: A @ b.expand(2, 3), r"x has shape \(2, 3\).*x\.unsqueeze\(-1\)"),
+        (lambda A, b: A @ b.to("meta"), "and x on meta"),
+        (lambda A, b: sps.solve(A, b, sps.CG(), x0=b.to("meta")), "and x0 on meta"),
+        (lambda A, b: sps.solve(A, b.to("meta")), "and b on meta"),
+    ],
+)
+def test_errors_name_the_operand(call, match: str):
+    with pytest.raises(ValueError, match=match):
         call(_small(), torch.ones(3, dtype=torch.float64))
 
 

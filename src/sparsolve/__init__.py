@@ -1,5 +1,6 @@
 """Differentiable sparse linear solves for PyTorch, as pure functions that every transform sees correctly."""
 
+from . import trees  # noqa: F401  (makes SparseMatrix a pytree)
 from .c4t import sparse_solve_c4t
 from .convert import c2t_coo, c2t_csr, t2c_coo, t2c_csr
 from .errors import (

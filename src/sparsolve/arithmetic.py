@@ -4,15 +4,61 @@ from __future__ import annotations
 
 import operator
 from numbers import Number
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .errors import sentence
+from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, pointers, unchecked
 
-__all__ = ["added", "by_tensor", "diagonal", "diagonal_pattern", "require_scalar", "transposed"]
+__all__ = [
+    "Arithmetic",
+    "diagonal",
+    "diagonal_pattern",
+    "from_the_left",
+    "no_product",
+    "ordered",
+    "transposed",
+]
+
+
+M = TypeVar("M", bound="Arithmetic")
+
+
+class Arithmetic:
+    """Values on a pattern, with `+`, `-`, and `*` and `/` by scalars, differentiably."""
+
+    __slots__ = ("pattern", "values")
+    __array_ufunc__ = None  # NumPy's scalars and arrays leave the operators to this class
+
+    def __init__(self, values: Tensor, pattern: Pattern) -> None:
+        self.values = values
+        self.pattern = pattern
+
+    def __add__(self: M, other: Any) -> M:
+        if not isinstance(other, Arithmetic):
+            return NotImplemented
+        return type(self)(*added(self.values, self.pattern, other.values, other.pattern))
+
+    def __sub__(self: M, other: Any) -> M:
+        return self + -other if isinstance(other, Arithmetic) else NotImplemented
+
+    def __neg__(self: M) -> M:
+        return type(self)(-self.values, self.pattern)
+
+    def __mul__(self: M, s: Any) -> M:
+        return type(self)(self.values * require_scalar(s), self.pattern)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self: M, s: Any) -> M:
+        return type(self)(self.values / require_scalar(s), self.pattern)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return by_tensor(function, args)
 
 
 def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tensor, Pattern]:
@@ -20,8 +66,13 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
 
     Compiled code cannot compare indices, so one pattern is one object there.
     """
+    require_length(a, require_pattern(pattern))
+    require_length(b, require_pattern(other))
     if pattern.shape != other.shape:
         raise ValueError(sentence(f"A has shape {pattern.shape} and B {other.shape}; a sum needs equal ones."))
+    if a.device != b.device:
+        raise ValueError(sentence(f"A is on {a.device} and B on {b.device}.", remedy="Use A.to(device)."))
+    require_batches(a.shape[:-1], b.shape[:-1], "B")
     if pattern is other or (not torch.compiler.is_compiling() and pattern == other):
         return a + b, pattern
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
@@ -32,23 +83,33 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
     return values[..., order], unchecked(pointers(row[order], pattern.shape[0]), col[order], pattern.shape)
 
 
+def ordered(values: Tensor, pattern: Pattern, order: Tensor) -> tuple[Tensor, Pattern]:
+    """Values given in another order of the entries than the pattern's."""
+    require_length(values, pattern)
+    return values[..., order], pattern
+
+
 def transposed(values: Tensor, pattern: Pattern) -> tuple[Tensor, Pattern]:
     """The entries of `Aᵀ`."""
-    pattern, order = pattern.adjoint()
-    return values[..., order], pattern
+    return ordered(values, *require_pattern(pattern).adjoint())
 
 
 def diagonal(values: Tensor, pattern: Pattern) -> Tensor:
     """`A_ii`, `(*batch, min(rows, columns))`: duplicates add up, and what is not stored is zero."""
+    require_length(values, require_pattern(pattern))
     row = pattern.rows()
     own = torch.where(row == pattern.col, values, 0)
     sums = values.new_zeros(*values.shape[:-1], pattern.shape[0]).index_add(-1, row, own)
     return sums[..., : pattern.shape[1]]
 
 
-def diagonal_pattern(n: int, device: torch.device) -> Pattern:
-    """Of a diagonal matrix."""
-    ends = torch.arange(n + 1, device=device)
+def diagonal_pattern(d: Tensor) -> Pattern:
+    """Of the diagonal matrix of `d`."""
+    require_dense("d", d)
+    if d.dim() == 0:
+        raise ValueError(sentence("d is a number; a diagonal (*batch, n) is needed.", remedy="Use d.expand(n)."))
+    n = d.shape[-1]
+    ends = torch.arange(n + 1, device=d.device)
     return unchecked(ends, ends[:-1].clone(), (n, n))
 
 
@@ -64,6 +125,24 @@ def require_scalar(s: Any) -> Any:
             f"A is multiplied by {what}; a number, or a tensor of no dimensions, is needed.",
             "To scale rows or columns, or to make a batch, perhaps.",
             "Scale the values: A.values * d[A.pattern.rows()] for rows, * d[A.pattern.col] for columns, * s[:, None] for a batch.",
+        )
+    )
+
+
+def no_product(x: Any) -> TypeError:
+    """What is wrong with `A @ x`, where x is no tensor."""
+    if isinstance(x, Arithmetic):
+        remedy = "A @ (B @ x) multiplies by both; A @ B.to_dense() is the matrix, dense."
+        return TypeError(sentence("A @ B: a product of two sparse matrices is not formed.", remedy=remedy))
+    return TypeError(sentence(f"A @ x: x is a {type(x).__name__}, not a torch.Tensor.", remedy="Use torch.as_tensor."))
+
+
+def from_the_left(x: Any) -> TypeError:
+    """What is wrong with `x @ A`."""
+    remedy = "Use sparsolve.matmul(A.mT, x) for a vector x, and (A.mT @ X.mT).mT for a matrix X."
+    return TypeError(
+        sentence(
+            f"x @ A, with x of type {type(x).__name__}: nothing multiplies a SparseMatrix from the left.", "", remedy
         )
     )
 

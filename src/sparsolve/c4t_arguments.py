@@ -11,7 +11,7 @@ from torch import Tensor
 from .backends.named import METHODS
 from .compressed import dense_dimensions
 from .errors import sentence
-from .operands import DTYPES, instead_of
+from .operands import DTYPES, nearest
 from .solvers import Solver
 
 __all__ = ["DIRECT", "Selection", "require_dtype", "require_known", "require_matrix", "require_rhs"]
@@ -99,6 +99,6 @@ def require_dtype(name: str, t: Tensor) -> None:
             sentence(
                 f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
                 "Nothing is cast without being asked.",
-                f"Use {name}.to(torch.{instead_of(t.dtype)}).",
+                f"Use {name}.to({nearest(t.dtype)}).",
             )
         )

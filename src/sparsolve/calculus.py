@@ -113,8 +113,9 @@ def _solve_vmap(
         return solve(values, crow, col, b, solver, adjoint, report, x0), (0, 0)
     if x0 is not None:
         b, x0, at = _lead(b, at, size), _fold(_lead(x0, at0, size), 0), 0
+    k = _columns(b, at)
     x, reports = solve(values, crow, col, _fold(b, at), solver, adjoint, report, x0)
-    return (_unfold(x, size), _unfold(reports, size)), (x.dim() - 1, x.dim() - 1)
+    return (_unfold(x, size, k), _unfold(reports, size, k if report else 0)), (x.dim() - 1, x.dim() - 1)
 
 
 # ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ
@@ -143,7 +144,7 @@ def _matmul_vmap(
         values, x = _lead(values, dims[0], info.batch_size), _lead(x, dims[3], info.batch_size)
         return matmul(values, crow, col, x, columns, adjoint), 0
     y = matmul(values, crow, col, _fold(x, dims[3]), columns, adjoint)
-    return _unfold(y, info.batch_size), y.dim() - 1
+    return _unfold(y, info.batch_size, _columns(x, dims[3])), y.dim() - 1
 
 
 # ---- sample: ṡ = u̇ vᴴ + u v̇ᴴ on the pattern;  ū = S̄ v,  v̄ = S̄ᴴ u
@@ -194,9 +195,14 @@ def _fold(b: Tensor, dim: int | None) -> Tensor:
     return b.movedim(dim, -2).flatten(-2)
 
 
-def _unfold(x: Tensor, size: int) -> Tensor:
+def _columns(b: Tensor, dim: int | None) -> int:
+    """The k of `(*batch, n, k)` with one more dimension at `dim`; of a folded b it cannot be told where that dimension is empty."""
+    return b.shape[-2 if dim in (-1, b.dim() - 1) else -1]
+
+
+def _unfold(x: Tensor, size: int, k: int) -> Tensor:
     """`(*batch, n, m k)` -> `(*batch, n, m, k)`."""
-    return x.reshape(*x.shape[:-1], size, x.shape[-1] // size)
+    return x.reshape(*x.shape[:-1], size, k)
 
 
 attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap, unread=(3, 7))  # b, x0

@@ -15,7 +15,7 @@ from .errors import sentence
 from .pattern import Pattern, check_places, pointers, unchecked
 from .registration import outside_transforms
 
-__all__ = ["compressed", "dense_dimensions", "of_coo", "parts", "require_sparse"]
+__all__ = ["compressed", "dense_dimensions", "of_coo", "of_entries", "parts", "require_sparse"]
 
 
 def require_sparse(T: Tensor) -> None:
@@ -81,6 +81,26 @@ def of_coo(T: Tensor) -> tuple[Tensor, Pattern]:
     row, col = T.indices().unbind()
     # cloned, for Dynamo fails at views of a sparse tensor
     return T.values().clone(), unchecked(pointers(row.contiguous(), shape[0]), col.clone(), shape)
+
+
+def of_entries(values: Tensor, pattern: Pattern, layout: torch.layout) -> Tensor:
+    """The CSR or COO tensor of one matrix's values on a pattern, duplicates added up."""
+    if values.dim() != 1:
+        raise TypeError(
+            sentence(
+                f"values have shape {tuple(values.shape)}; a batch has no torch sparse tensor.",
+                remedy="Convert one matrix at a time.",
+            )
+        )
+    shape, index = pattern.shape, pattern.col.dtype
+    indices = torch.stack([pattern.rows(), pattern.col])
+    coo = torch.sparse_coo_tensor(indices, values, shape, device=values.device, check_invariants=True).coalesce()
+    if layout is torch.sparse_coo:
+        return coo
+    if layout is not torch.sparse_csr:
+        raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
+    row, col = coo.indices().to(index).unbind()  # a COO tensor's are int64
+    return compressed(coo.values(), pointers(row.contiguous(), shape[0]), col.contiguous(), shape, layout)
 
 
 def _canonical(indices: Tensor) -> bool:

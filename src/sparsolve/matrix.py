@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import optree
+import numpy as np
 import torch
-import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from . import calculus
-from .arithmetic import added, by_tensor, diagonal, diagonal_pattern, require_scalar, transposed
-from .compressed import compressed, of_coo, parts, require_sparse
+from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_product, ordered, transposed
+from .compressed import of_coo, of_entries, parts, require_sparse
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_matrix
-from .errors import sentence
+from .errors import PatternError
 from .operands import plan, require_pattern
-from .pattern import Pattern, from_json, pointers, to_json, unchecked
+from .pattern import Pattern, unchecked
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["SparseMatrix"]
 
 
-class SparseMatrix:
+class SparseMatrix(Arithmetic):
     """`values` at the entries of `pattern`; one matrix, or a batch that shares the pattern.
 
     It is a pytree node (torch's and optree's), so it goes through `grad`, `vmap` and `torch.compile` as an argument.
@@ -43,12 +42,7 @@ class SparseMatrix:
     tensor([0.5000, 0.2500])
     """
 
-    __slots__ = ("pattern", "values")
-    __array_ufunc__ = None  # NumPy's scalars and arrays leave the operators to this class
-
-    def __init__(self, values: Tensor, pattern: Pattern) -> None:
-        self.values = values
-        self.pattern = pattern
+    __slots__ = ()
 
     @classmethod
     def from_torch(cls, T: Tensor) -> SparseMatrix:
@@ -60,7 +54,7 @@ class SparseMatrix:
             T: a 2-D sparse tensor.
 
         Raises:
-            PatternError: an entry of an uncoalesced tensor is outside of the matrix. All else is checked by the first solve.
+            PatternError: an entry of an uncoalesced or CSC tensor is outside of the matrix. All else is checked by the first solve.
             TypeError: another layout, or dense or batch dimensions.
 
         >>> import torch, sparsolve as sps
@@ -74,8 +68,11 @@ class SparseMatrix:
         values, outer, plain = parts(T)
         if T.layout is torch.sparse_csr:
             return cls(values, unchecked(outer, plain, shape))
-        pattern, order = unchecked(outer, plain, (shape[1], shape[0])).adjoint()
-        return cls(values[order], pattern)
+        try:
+            pattern = Pattern(outer, plain, (shape[1], shape[0]))
+        except PatternError as error:
+            raise PatternError(f"The CSC tensor's columns, read as rows of its transpose: {error}") from error
+        return cls(*transposed(values, pattern))
 
     @classmethod
     def from_coo(cls, values: Tensor, row: Tensor, col: Tensor, shape: tuple[int, int]) -> SparseMatrix:
@@ -91,8 +88,7 @@ class SparseMatrix:
         >>> sps.SparseMatrix.from_coo(torch.tensor([1.0, 2.0, 3.0]), row, col, (2, 2)).diagonal()
         tensor([2., 4.])
         """
-        pattern, order = Pattern.from_coo(row, col, shape)
-        return cls(values[..., order], pattern)
+        return cls(*ordered(values, *Pattern.from_coo(row, col, shape)))
 
     @classmethod
     def from_scipy(cls, M: Any) -> SparseMatrix:
@@ -128,10 +124,10 @@ class SparseMatrix:
         >>> (A + sps.SparseMatrix.from_diagonal(torch.tensor([3.0, 4.0]))).diagonal()
         tensor([4., 5.])
         """
-        return cls(d, diagonal_pattern(d.shape[-1], d.device))
+        return cls(d, diagonal_pattern(d))
 
     def to_torch(self, layout: torch.layout = torch.sparse_csr) -> Tensor:
-        """The same matrix as a torch sparse tensor; duplicates are added up and columns sorted.
+        """The same matrix as a torch sparse tensor; duplicates are added up and columns sorted. A CSR tensor keeps the index dtype.
 
         Args:
             layout: `torch.sparse_csr` or `torch.sparse_coo`.
@@ -140,30 +136,25 @@ class SparseMatrix:
         >>> sps.SparseMatrix.from_torch(torch.eye(2).to_sparse()).to_torch().layout
         torch.sparse_csr
         """
-        if self.values.dim() != 1:
-            raise TypeError(
-                sentence(
-                    f"values have shape {tuple(self.values.shape)}; a batch has no torch sparse tensor.",
-                    remedy="Convert one matrix at a time.",
-                )
-            )
-        indices = torch.stack([self.pattern.rows(), self.pattern.col])
-        coo = torch.sparse_coo_tensor(
-            indices, self.values, self.shape, device=self.device, check_invariants=True
-        ).coalesce()
-        if layout is torch.sparse_coo:
-            return coo
-        if layout is not torch.sparse_csr:
-            raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
-        row, col = coo.indices().unbind()
-        return compressed(coo.values(), pointers(row.contiguous(), self.shape[0]), col, self.shape, layout)
+        return of_entries(self.values, require_pattern(self.pattern), layout)
 
     def to_dense(self) -> Tensor:
-        """`(*batch, rows, columns)`, as `A @ I`: differentiable, and right under every transform."""
+        """`(*batch, rows, columns)`, as `A @ I`: differentiable, and right under every transform.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_diagonal(torch.tensor([2.0, 3.0])).to_dense()
+        tensor([[2., 0.],
+                [0., 3.]])
+        """
         return multiply(self, torch.eye(self.shape[1], dtype=self.dtype, device=self.device), adjoint=False)
 
     def to_scipy(self) -> scipy.sparse.csr_matrix:
-        """A SciPy CSR matrix of its own memory, duplicates added up; values are detached."""
+        """A SciPy CSR matrix of its own memory, duplicates added up; values are detached.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_diagonal(torch.tensor([2.0, 3.0])).to_scipy().toarray().tolist()
+        [[2.0, 0.0], [0.0, 3.0]]
+        """
         return t2c_coo(self.to_torch(torch.sparse_coo).detach().cpu()).tocsr()
 
     def to(self, *args: Any, **kwargs: Any) -> SparseMatrix:
@@ -177,23 +168,72 @@ class SparseMatrix:
         return SparseMatrix(values, require_pattern(self.pattern).to(values.device))
 
     def detach(self) -> SparseMatrix:
-        """The same numbers, without derivatives."""
+        """The same numbers, without derivatives.
+
+        >>> import torch, sparsolve as sps
+        >>> A = sps.SparseMatrix.from_diagonal(torch.ones(2)).requires_grad_()
+        >>> A.values.requires_grad, A.detach().values.requires_grad
+        (True, False)
+        """
         return SparseMatrix(self.values.detach(), self.pattern)
 
+    def clone(self) -> SparseMatrix:
+        """The matrix with values of their own memory, differentiably; the pattern is shared."""
+        return SparseMatrix(self.values.clone(), self.pattern)
+
+    def requires_grad_(self, requires_grad: bool = True) -> SparseMatrix:
+        """This matrix, whose values are to have a gradient: it comes to `A.values.grad`."""
+        self.values.requires_grad_(requires_grad)
+        return self
+
+    def cpu(self) -> SparseMatrix:
+        """`A.to("cpu")`."""
+        return self.to("cpu")
+
+    def cuda(self, device: torch.device | int | str = "cuda") -> SparseMatrix:
+        """`A.to("cuda")`, or to the CUDA device that is named."""
+        return self.to(device)
+
+    def float(self) -> SparseMatrix:
+        """`A.to(torch.float32)`."""
+        return self.to(torch.float32)
+
+    def double(self) -> SparseMatrix:
+        """`A.to(torch.float64)`."""
+        return self.to(torch.float64)
+
     def diagonal(self) -> Tensor:
-        """`A_ii`, `(*batch, min(rows, columns))`, differentiably; zero where nothing is stored."""
-        return diagonal(self.values, require_pattern(self.pattern))
+        """`A_ii`, `(*batch, min(rows, columns))`, differentiably; zero where nothing is stored.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_torch(torch.tensor([[2.0, 1.0], [3.0, 0.0]]).to_sparse()).diagonal()
+        tensor([2., 0.])
+        """
+        return diagonal(self.values, self.pattern)
 
     @property
     def mT(self) -> SparseMatrix:
-        """The transpose `Aᵀ`, differentiably."""
-        return SparseMatrix(*transposed(self.values, require_pattern(self.pattern)))
+        """The transpose `Aᵀ`, differentiably.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_torch(torch.tensor([[2.0, 1.0], [3.0, 0.0]]).to_sparse()).mT.to_dense()
+        tensor([[2., 3.],
+                [1., 0.]])
+        """
+        return SparseMatrix(*transposed(self.values, self.pattern))
 
     @property
     def mH(self) -> SparseMatrix:
-        """The adjoint `Aᴴ`, differentiably; `solve(A, b, adjoint=True)` needs no factorization of its own, `solve(A.mH, b)` does."""
+        """The adjoint `Aᴴ`, differentiably; `solve(A, b, adjoint=True)` needs no factorization of its own, `solve(A.mH, b)` does.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_diagonal(torch.tensor([1 + 2j])).mH.to_dense()
+        tensor([[1.-2.j]])
+        """
         A = self.mT
         return SparseMatrix(A.values.conj(), A.pattern) if A.values.is_complex() else A
+
+    T, H = mT, mH  # as for a 2-D tensor: shape leaves batch dimensions out
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -219,30 +259,12 @@ class SparseMatrix:
         return SparseMatrix, (self.values, self.pattern)
 
     def __matmul__(self, x: Any) -> Any:
+        if isinstance(x, (SparseMatrix, np.ndarray, list)):
+            raise no_product(x)
         return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented
 
-    def __add__(self, other: Any) -> SparseMatrix:
-        if not isinstance(other, SparseMatrix):
-            return NotImplemented
-        return SparseMatrix(*added(self.values, self.pattern, other.values, other.pattern))
-
-    def __sub__(self, other: Any) -> SparseMatrix:
-        return self + -other if isinstance(other, SparseMatrix) else NotImplemented
-
-    def __neg__(self) -> SparseMatrix:
-        return SparseMatrix(-self.values, self.pattern)
-
-    def __mul__(self, s: Any) -> SparseMatrix:
-        return SparseMatrix(self.values * require_scalar(s), self.pattern)
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, s: Any) -> SparseMatrix:
-        return SparseMatrix(self.values / require_scalar(s), self.pattern)
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return by_tensor(function, args)
+    def __rmatmul__(self, x: Any) -> Any:
+        raise from_the_left(x)
 
     def __repr__(self) -> str:
         if not isinstance(self.values, Tensor):  # an in_dims tree
@@ -258,40 +280,5 @@ class SparseMatrix:
 def multiply(A: SparseMatrix, x: Tensor, *, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`, with batch dimensions."""
     rows, columns = A.shape
-    values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns)
+    values, x, restore, _ = plan(A.values, A.pattern, x, rows if adjoint else columns, "x")
     return restore(calculus.matmul(values, A.pattern.crow, A.pattern.col, x, columns, adjoint))
-
-
-def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
-    return (A.values,), A.pattern
-
-
-def _flatten_with_keys(A: SparseMatrix) -> tuple[tuple[tuple[Any, Any]], Pattern]:
-    return ((torch_pytree.GetAttrKey("values"), A.values),), A.pattern
-
-
-def _unflatten_torch(leaves: Any, pattern: Pattern) -> SparseMatrix:
-    (values,) = leaves
-    return SparseMatrix(values, pattern)
-
-
-def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
-    return _unflatten_torch(leaves, pattern)
-
-
-torch.serialization.add_safe_globals([Pattern, SparseMatrix])  # arrays, checked where a Pattern is made
-torch_pytree.register_pytree_node(
-    SparseMatrix,
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_torch,
-    serialized_type_name="sparsolve.SparseMatrix",
-    to_dumpable_context=to_json,
-    from_dumpable_context=from_json,
-    flatten_with_keys_fn=_flatten_with_keys,  # type: ignore[arg-type]
-)
-optree.register_pytree_node(
-    SparseMatrix,  # type: ignore[arg-type]
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_optree,  # type: ignore[arg-type]
-    namespace=optree.registry.__GLOBAL_NAMESPACE,
-)

@@ -17,7 +17,7 @@ from torch import Tensor
 from .backends import device_module, solver_module
 from .errors import SolveError, sentence
 from .iterative import Iterative
-from .operands import DTYPES, as_columns, uncast
+from .operands import DTYPES, as_columns, require_dense, uncast
 from .operators import Operator, form_of, probe, product
 from .ops import REPORT, located, on_its_device
 from .ops import columns as columns_of
@@ -53,6 +53,7 @@ def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tens
 )
 def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None, report: bool) -> tuple[Tensor, Tensor]:
     _require_iterative(solver)
+    require_dense("b", b)
     b = uncast(b)
     if b.dtype not in DTYPES or b.dim() == 0:
         raise TypeError(
@@ -83,6 +84,7 @@ def _require_iterative(solver: Any) -> None:
 def _fitting(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     if not isinstance(x0, Tensor):
         raise ValueError(sentence(f"x0 is {type(x0).__name__}; a tensor of b's shape {tuple(b.shape)} is needed."))
+    require_dense("x0", x0)
     if x0.shape != b.shape or x0.device != b.device:
         raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
     if x0.is_complex() and not dtype.is_complex:
@@ -217,7 +219,10 @@ def _vmap(
         right = _fold(b, at, size)
         start = None if x0 is None else _fold(x0, at0, size)
         x, reports = op(theta, right, operator, solver, adjoint, report, start)
-        return tuple(t.reshape(t.shape[0], size, t.shape[1] // size) for t in (x, reports)), (1, 1)
+        k = b.shape[-1 if at != b.dim() - 1 else -2]
+        return (x.reshape(x.shape[0], size, k), reports.reshape(REPORT, size, k if report else 0)), (1, 1)
+    if size == 0:
+        return _nothing(theta.movedim(dims[0], 0), b, at, report), (0, 0)
     found = []
     for i in range(size):
         parts = [t if d is None or t is None else t.select(d, i) for t, d in ((theta, dims[0]), (b, at), (x0, at0))]
@@ -226,6 +231,13 @@ def _vmap(
         except SolveError as error:
             raise type(error)(sentence(str(error), batch_index=i)) from error
     return tuple(torch.stack(parts) for parts in zip(*found, strict=True)), (0, 0)
+
+
+def _nothing(theta: Tensor, b: Tensor, at: int | None, report: bool) -> tuple[Tensor, Tensor]:
+    """The results for an empty batch, which derivatives follow."""
+    b = b.expand(0, *b.shape) if at is None else b.movedim(at, 0)
+    x = b + theta.abs().sum(-1)[:, None, None].to(b.dtype)
+    return x, x.new_empty((0, REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
 
 
 def _fold(b: Tensor, dim: int | None, size: int) -> Tensor:

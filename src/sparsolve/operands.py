@@ -10,17 +10,28 @@ from torch import Tensor
 from .errors import sentence
 from .pattern import Pattern
 
-__all__ = ["DTYPES", "as_columns", "instead_of", "plan", "require_pattern", "uncast"]
+__all__ = [
+    "DTYPES",
+    "as_columns",
+    "nearest",
+    "plan",
+    "require_batches",
+    "require_dense",
+    "require_length",
+    "require_pattern",
+    "uncast",
+]
 
 DTYPES = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 
 
 def plan(
-    values: Tensor, pattern: Pattern, b: Tensor, rows: int
+    values: Tensor, pattern: Pattern, b: Tensor, rows: int, name: str = "b"
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor], bool]:
     """Values `(*batch, nnz)` and b `(*batch, rows, k)` of one dtype with equal batch dimensions.
 
     A vector becomes one column. A batch of right-hand sides of one matrix becomes columns; otherwise batch dimensions broadcast.
+    `name` is what errors call b.
 
     Returns:
         values, b, what undoes the change on a result `(*batch, rows', k)`, and whether b was a vector.
@@ -32,8 +43,8 @@ def plan(
     if _plain(values, pattern, b, rows):
         return values, b.unsqueeze(-1), _column, True
     values, b = uncast(values), uncast(b)
-    dtype = _dtype(values, pattern, b)
-    _fit(values, pattern, b, rows)
+    dtype = _dtype(values, pattern, b, name)
+    _fit(values, pattern, b, rows, name)
     values, b, vector = values.to(dtype), b.to(dtype), b.dim() == 1
     batch = values.shape[:-1]
     if len(batch) == 0:
@@ -73,6 +84,27 @@ def require_pattern(pattern: Pattern) -> Pattern:
     return pattern
 
 
+def require_dense(name: str, t: Tensor) -> None:
+    """Refuse what is not a dense tensor."""
+    if not isinstance(t, Tensor):
+        raise TypeError(
+            sentence(f"{name} must be a torch.Tensor, not a {type(t).__name__}.", remedy="Use torch.as_tensor.")
+        )
+    if t.layout is not torch.strided:
+        raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
+
+
+def require_length(values: Tensor, pattern: Pattern) -> None:
+    """Refuse what is not one number, or one batch of numbers, for each entry."""
+    require_dense("A's values", values)
+    if values.dim() == 0 or values.shape[-1] != pattern.nnz:
+        raise ValueError(
+            sentence(
+                f"values have shape {tuple(values.shape)}; the pattern has {pattern.nnz} entries, so (*batch, {pattern.nnz}) is needed."
+            )
+        )
+
+
 def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
     """One matrix and one vector that fit as they are: most calls, for which the checks below would be half of the overhead."""
     if not (isinstance(values, Tensor) and isinstance(b, Tensor) and values.layout is b.layout is torch.strided):
@@ -108,61 +140,59 @@ def _product(sizes: torch.Size) -> int:
     return total
 
 
-def instead_of(dtype: torch.dtype) -> str:
-    """The name of a dtype that holds the numbers of one that cannot be solved in."""
-    return "complex64" if dtype.is_complex else "float32" if dtype.is_floating_point else "float64"
-
-
-def _dtype(values: Tensor, pattern: Pattern, b: Tensor) -> torch.dtype:
+def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtype:
     """The dtype of the result, or why there is none."""
-    for name, t in (("A's values", values), ("b", b)):
-        if not isinstance(t, Tensor):
-            raise TypeError(
-                sentence(f"{name} must be a torch.Tensor, not a {type(t).__name__}.", remedy="Use torch.as_tensor.")
-            )
-        if t.layout is not torch.strided:
-            raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
+    for what, t in (("A's values", values), (name, b)):
+        require_dense(what, t)
         if t.dtype not in DTYPES:
             raise TypeError(
                 sentence(
-                    f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
+                    f"{what} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
                     "Nothing is cast without being asked.",
-                    f"Use .to(torch.{instead_of(t.dtype)}).",
+                    f"Use .to({nearest(t.dtype)}).",
                 )
             )
     if values.device != b.device or values.device != pattern.device:
         raise ValueError(
             sentence(
-                f"A's values are on {values.device}, its pattern on {pattern.device} and b on {b.device}; all must be on one device.",
+                f"A's values are on {values.device}, its pattern on {pattern.device} and {name} on {b.device}; all must be on one device.",
                 remedy="Use .to(device) on each (Pattern.to for the pattern).",
             )
         )
     return torch.promote_types(values.dtype, b.dtype)
 
 
-def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> None:
+def nearest(dtype: torch.dtype) -> torch.dtype:
+    """The smallest dtype of those with a solver that holds what this one holds."""
+    if dtype.is_complex:
+        return torch.complex64
+    return torch.float32 if dtype.is_floating_point else torch.float64
+
+
+def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int, name: str) -> None:
     """Shapes."""
-    if values.dim() == 0 or values.shape[-1] != pattern.nnz:
-        raise ValueError(
-            sentence(
-                f"values have shape {tuple(values.shape)}; the pattern has {pattern.nnz} entries, so (*batch, {pattern.nnz}) is needed."
-            )
-        )
+    require_length(values, pattern)
     if b.dim() == 0:
-        raise ValueError(sentence(f"b is a number; (n,), (n, k) or (*batch, n, k) with n = {rows} is needed."))
+        raise ValueError(sentence(f"{name} is a number; (n,), (n, k) or (*batch, n, k) with n = {rows} is needed."))
     at = b.shape[0] if b.dim() == 1 else b.shape[-2]
     if at != rows:
         hint = (
-            "A batch of vectors (*batch, n) is b.unsqueeze(-1), or a torch.vmap over it."
+            f"A batch of vectors (*batch, n) is {name}.unsqueeze(-1), or a torch.vmap over it."
             if b.dim() > 1 and b.shape[-1] == rows
             else ""
         )
         raise ValueError(
             sentence(
-                f"b has shape {tuple(b.shape)}; with A of shape {pattern.shape} it must be ({rows},), ({rows}, k) or (*batch, {rows}, k).",
+                f"{name} has shape {tuple(b.shape)}; with A of shape {pattern.shape} it must be ({rows},), ({rows}, k) or (*batch, {rows}, k).",
                 remedy=hint,
             )
         )
-    batch, own = values.shape[:-1], b.shape[:-2]
+    require_batches(values.shape[:-1], b.shape[:-2], name)
+
+
+def require_batches(batch: torch.Size, own: torch.Size, name: str) -> None:
+    """Batch dimensions that broadcast, of A and of `name`."""
     if any(p != q and p != 1 and q != 1 for p, q in zip(reversed(batch), reversed(own), strict=False)):
-        raise ValueError(sentence(f"The batch dimensions {tuple(batch)} of A and {tuple(own)} of b do not broadcast."))
+        raise ValueError(
+            sentence(f"The batch dimensions {tuple(batch)} of A and {tuple(own)} of {name} do not broadcast.")
+        )

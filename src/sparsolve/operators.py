@@ -12,7 +12,7 @@ import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from .errors import sentence
-from .operands import DTYPES, as_columns
+from .operands import DTYPES, as_columns, require_dense
 from .registration import is_followed, numbers
 
 __all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
@@ -110,7 +110,7 @@ def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
     dtype = b.dtype
     for i, leaf in enumerate(leaves):
         dtype = leaf.dtype if i == 0 else torch.promote_types(dtype, leaf.dtype)
-    flat = [leaf.reshape(-1).to(dtype) for leaf in leaves]
+    flat = [leaf.flatten().to(dtype) for leaf in leaves]
     return form, torch.cat(flat) if flat else b.new_zeros(0)
 
 
@@ -141,6 +141,7 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
 
 def apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x` for x `(n,)`, `(n, k)` or `(*batch, n, k)`."""
+    require_dense("x", x)
     columns, restore, _ = as_columns(x)
     return restore(product(lambda _, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
 

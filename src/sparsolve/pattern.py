@@ -14,6 +14,7 @@ from .errors import PatternError, sentence
 __all__ = ["Pattern"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
+_INT32_MAX = 2**31 - 1
 
 
 class Pattern:
@@ -75,7 +76,7 @@ class Pattern:
                 [0., 4.]])
         """
         shape = _sizes(shape)
-        _check_indices(row=row, col=col)
+        _check_indices(shape, row=row, col=col)
         if row.shape != col.shape:
             raise PatternError(
                 sentence(f"row has shape {tuple(row.shape)} and col {tuple(col.shape)}; both must be (nnz,).")
@@ -83,7 +84,7 @@ class Pattern:
         check_places(row, col, shape)
         order = torch.argsort(row, stable=True)
         crow = pointers(row[order], shape[0])
-        return cls(crow, col[order], shape), order
+        return unchecked(crow, col[order], shape), order
 
     @property
     def nnz(self) -> int:
@@ -96,7 +97,12 @@ class Pattern:
         return self.col.device
 
     def rows(self) -> Tensor:
-        """`(nnz,)`: the row of every entry."""
+        """`(nnz,)`: the row of every entry.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), (2, 2)).rows()
+        tensor([0, 0, 1])
+        """
         each = torch.arange(self.shape[0], device=self.device, dtype=self.col.dtype)
         counts = self.crow.diff().clamp(min=0)  # torch writes outside its memory for a negative count
         try:
@@ -106,13 +112,24 @@ class Pattern:
             raise
 
     def adjoint(self) -> tuple[Pattern, Tensor]:
-        """The pattern of `Aᴴ`, and the order its values go in; made anew by each call, in the context (transform, device) of that call."""
+        """The pattern of `Aᴴ`, and the order its values go in; made anew by each call, in the context (transform, device) of that call.
+
+        >>> import torch, sparsolve as sps
+        >>> pattern = sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0]), (2, 2))
+        >>> pattern.adjoint()
+        (Pattern(2 x 2, nnz=3, torch.int64, cpu), tensor([0, 2, 1]))
+        """
         order = torch.argsort(self.col, stable=True)
         crow = pointers(self.col[order], self.shape[1])
         return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
 
     def to(self, device: torch.device | str) -> Pattern:
-        """The same pattern on another device; the same object where it is there already."""
+        """The same pattern on another device; the same object where it is there already.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.Pattern(torch.tensor([0, 1]), torch.tensor([0]), (1, 1)).to("meta")
+        Pattern(1 x 1, nnz=1, torch.int64, meta)
+        """
         if not isinstance(device, (torch.device, str, int)):
             raise TypeError(
                 sentence(
@@ -148,18 +165,6 @@ def unchecked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Pattern:
     return pattern
 
 
-def to_json(pattern: Pattern) -> Any:
-    """What a saved graph holds of a pattern."""
-    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
-
-
-def from_json(data: Any) -> Pattern:
-    """The pattern that `to_json` wrote, checked."""
-    dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
-    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
-    return Pattern(crow, col, data[3])
-
-
 def pointers(sorted_indices: Tensor, size: int) -> Tensor:
     """`(size + 1,)`: where each index starts in a sorted list."""
     ends = torch.arange(size + 1, device=sorted_indices.device, dtype=sorted_indices.dtype)
@@ -186,16 +191,12 @@ def _sizes(shape: Any) -> tuple[int, int]:
                 "Give (n, n), and batch the values.",
             )
         ) from error
-    if sizes[0] < 0 or sizes[1] < 0:
-        raise PatternError(sentence(f"shape is {sizes}; both numbers must be at least 0."))
     return sizes[0], sizes[1]
 
 
 def check_form(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
     """What can be told from dtypes and shapes alone, under any transform."""
-    _check_indices(crow=crow, col=col)
-    if shape[0] < 0 or shape[1] < 0:
-        raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
+    _check_indices(shape, crow=crow, col=col)
     if crow.shape[0] != shape[0] + 1:
         raise PatternError(
             sentence(
@@ -206,8 +207,10 @@ def check_form(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
         )
 
 
-def _check_indices(**named: Tensor) -> None:
-    """One-dimensional index tensors of one dtype on one device."""
+def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
+    """One-dimensional index tensors of one dtype on one device, and a shape that they can count to."""
+    if shape[0] < 0 or shape[1] < 0:
+        raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
     for name, t in named.items():
         if not isinstance(t, Tensor) or t.layout is not torch.strided:
             what = f"a {t.layout} tensor" if isinstance(t, Tensor) else f"a {type(t).__name__}"
@@ -233,6 +236,8 @@ def _check_indices(**named: Tensor) -> None:
         raise PatternError(
             sentence(f"{one} is {p.dtype} on {p.device} and {other} {q.dtype} on {q.device}; both must be the same.")
         )
+    if p.dtype is torch.int32 and (shape[0] > _INT32_MAX or shape[1] > _INT32_MAX):
+        raise PatternError(sentence(f"shape is {shape}; torch.int32 indices end at {_INT32_MAX}.", remedy="Use int64."))
 
 
 def check_places(row: Tensor, col: Tensor, shape: tuple[int, ...]) -> None:
@@ -243,12 +248,7 @@ def check_places(row: Tensor, col: Tensor, shape: tuple[int, ...]) -> None:
         outside = (indices < 0) | (indices >= size)
         if _numbers(outside.any()):
             entry = int(outside.nonzero()[0])
-            raise PatternError(
-                sentence(
-                    f"Entry {entry} is in {name} {int(indices[entry])}, outside [0, {size}).",
-                    "One-based indices or swapped dimensions are the usual cause.",
-                )
-            )
+            raise _outside(f"Entry {entry} is in {name} {int(indices[entry])}", size)
 
 
 def _numbers(t: Tensor) -> Any:
@@ -289,9 +289,9 @@ def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
     if out:
         entry = int(outside.nonzero()[0])
         row = int(torch.searchsorted(crow, entry, right=True)) - 1
-        raise PatternError(
-            sentence(
-                f"Entry {entry} (row {row}) is in column {int(col[entry])}, outside [0, {shape[1]}).",
-                "One-based indices or swapped dimensions are the usual cause.",
-            )
-        )
+        raise _outside(f"Entry {entry} (row {row}) is in column {int(col[entry])}", shape[1])
+
+
+def _outside(entry: str, size: int) -> PatternError:
+    cause = "One-based indices or swapped dimensions are the usual cause."
+    return PatternError(sentence(f"{entry}, outside [0, {size}).", cause))

@@ -125,11 +125,18 @@ def is_followed(t: Tensor) -> bool:
 
 
 def numbers(t: Tensor) -> Tensor:
-    """What is inside of all wrappers of torch.func, and nothing follows: of a batch the first."""
+    """What is inside of all wrappers of torch.func, and nothing follows: of a batch the first, of an empty one some numbers."""
     while is_wrapped(t):
         at, t = _batch_dimension(t) if _is_batched(t) else None, _get_unwrapped(t)
-        t = t if at is None else t.select(at, 0)
+        if at is not None:
+            t = t.select(at, 0) if t.shape[at] else _some_numbers(t.movedim(at, 0))
     return t.detach()
+
+
+def _some_numbers(t: Tensor) -> Tensor:
+    """Of the shape of `t[0]`, which is not there: no small matrix of them is singular."""
+    shape = t.shape[1:]
+    return torch.arange(1, shape.numel() + 1, dtype=t.dtype, device=t.device).sqrt().reshape(shape)
 
 
 def _primal(t: Tensor) -> Tensor:

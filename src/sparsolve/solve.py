@@ -203,7 +203,7 @@ def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Te
         raise ValueError(sentence(f"x0 is {what}; a tensor of b's shape {tuple(b.shape)} is needed."))
     if x0.is_complex() and not columns.is_complex():
         raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
-    return plan(A.values, A.pattern, x0.detach().to(columns.dtype), A.shape[0])[1]
+    return plan(A.values, A.pattern, x0.detach().to(columns.dtype), A.shape[0], "x0")[1]
 
 
 def _matrix(A: SparseMatrix | Operator | Tensor) -> SparseMatrix | Operator:
