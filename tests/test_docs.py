@@ -160,7 +160,7 @@ def test_private_names_are_listed() -> None:
 def test_the_two_commands() -> None:
     """Install and run the example; run the tests. The second is the one that continuous integration runs."""
     (block,) = (b for b in blocks(read("README.md")) if b.language == "bash")
-    install, tests = block.text.splitlines()
+    install, tests = block.text.replace("\\\n", " ").splitlines()
     assert all(part in install for part in ("-m venv", "-c constraints.txt", "examples/recover_field.py"))
     assert tests.endswith(TESTS)
     assert (ROOT / "constraints.txt").exists()
