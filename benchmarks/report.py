@@ -30,27 +30,27 @@ python benchmarks/run.py --extras --only classes peers --json benchmarks/results
 python benchmarks/report.py benchmarks/results/plain.json benchmarks/results/extras.json
 ```
 
-Calls that are compared run in turn in one process, A B A B, with new values on one pattern each time, so that nothing is found in the
-memo. A ratio is the median of the rounds' ratios, after a round that does not count; the slowest calls have one round or two (`rounds` in the
-files). Each case has a process of its own. One thread unless said. The machine was shared and busy: ratios of a few rounds are good to a
-fifth, milliseconds of one table are not comparable with those of another.
+Calls that are compared run in turn in one process, A B A B, with new values on one pattern each time, so that no factorization
+is reused. A ratio is the median of the rounds' ratios, after a warm-up round; the slowest calls have one or two rounds (`rounds` in the
+files). Each case runs in its own process, on one thread unless stated. The machine was shared and busy: ratios of a few rounds are accurate to about a
+fifth, and milliseconds of different tables cannot be compared.
 
 """
 ABOUT = {
-    "classes": """Sparsolve's time over that of the fastest raw way: `splu` with the better of two orderings (COLAMD, or minimum degree in symmetric mode), or LAPACK
-in a band, and one solve; for the gradient one adjoint solve more. **Below 1 sparsolve is faster.** *New pattern* is value and gradient with an
-empty memo. Each value and gradient made one factorization. *Worse* is what the worse of the two orderings takes over the better one: what a
+    "classes": """Sparsolve's time divided by that of the fastest raw calls: `splu` with the better of two orderings (COLAMD, or minimum degree in symmetric mode), or LAPACK
+in a band, and one solve; for the gradient one more adjoint solve. **Below 1 sparsolve is faster.** *New pattern* is value and gradient with an
+empty memo. Each value with its gradient took one factorization. *Worse* is the time of the worse ordering divided by that of the better one: what a
 wrong choice would cost.""",
-    "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO or KLU called without any
-check, on the analysis of an earlier factorization, whichever is faster. *Second* is the second factorization of a pattern, where a large analysis is
-made; it pays from the third on.""",
-    "peers": """Value and gradient in A's values and b: the other package's time over sparsolve's. **Above 1 sparsolve is faster.** Each peer is called by its
-documented entry. *Sparsolve, CG* is this package's own iteration, without a preconditioner, to the same tolerance (1e-10) as the other one; where an
-iteration converges soon it beats every factorization, and `LU()` is the default all the same, for it needs nothing to be known of the matrix.""",
-    "batch": "Value and gradient of 64 value vectors on one pattern under `vmap`, over 64 times the raw calls one after another.",
-    "vmap": """Milliseconds a column of `vmap` over right-hand sides with one matrix, whose factorization is in the memo, and of SuperLU's solve of the same
+    "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO or KLU, whichever is faster, called without any
+check, with the analysis of an earlier factorization. *Second* is the second factorization of a pattern, which includes a large analysis;
+that pays off from the third on.""",
+    "peers": """Value and gradient with respect to A's values and b: the other package's time divided by sparsolve's. **Above 1 sparsolve is faster.** Each peer is called by its
+documented entry. *Sparsolve, CG* is this package's own iteration, without a preconditioner, to the same tolerance (1e-10) as the other one. If an
+iteration converges fast it beats every factorization; `LU()` is the default because it works for any nonsingular matrix.""",
+    "batch": "Value and gradient of 64 value vectors on one pattern under `vmap`, divided by the time of 64 raw calls one after another.",
+    "vmap": """Milliseconds per column, of `vmap` over right-hand sides with one matrix that is already factorized, and of SuperLU's solve with the same
 block. `vmap` checks every solution by its residual; SuperLU alone does not.""",
-    "memory": "How far value and gradient raise the peak of a process's memory, in MiB. The package holds the factor afterwards.",
+    "memory": "By how much value and gradient raise the peak memory of a process, in MiB. Sparsolve keeps the factor afterwards.",
     "answers": """Backward error `‖b - A x‖ / (‖A‖ ‖x‖ + ‖b‖)`, or the error raised, for the gallery and for real matrices (files of the
 SuiteSparse collection).""",
 }

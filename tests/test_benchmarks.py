@@ -99,6 +99,15 @@ def test_a_case_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert {row["failed"] for row in rows(tmp_path / "late.json", "vmap")} == {"It took longer than 0.01 s."}
 
 
+def test_features_are_those_of_the_readme() -> None:
+    """Of this package; the others are asked where they are installed."""
+    done = command("features.py")
+    assert done.returncode == 0, done.stderr
+    name, *found = done.stdout[: done.stdout.index("\ntorch")].splitlines()
+    assert name.startswith("sparsolve ")
+    assert [line.split(": ")[1] for line in found] == 6 * ["right"] + ["SingularMatrixError"]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="the plots are drawn by matplotlib")
 def test_the_report_shows_the_figures(results: Path, tmp_path: Path) -> None:
     page = tmp_path / "docs" / "page.md"
