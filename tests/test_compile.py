@@ -11,10 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.func import hessian, jacfwd, jacrev
 
 import oracle
 import sparsolve as sps
 from sparsolve import tickets
+from systems import SYSTEMS, made, poisson
+
+F64 = torch.float64
 
 
 def problem(n: int = 5, dtype: torch.dtype = torch.float64) -> tuple[Tensor, sps.Pattern, Tensor]:
@@ -301,3 +305,63 @@ def test_closures_are_refused_where_dynamo_cannot_tell_them_apart() -> None:
     f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b, lambda A, rhs: rhs + k))
     with pytest.raises(Exception, match="free variables"):
         f(values, b)
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers"),
+    [
+        (lambda t: sps.GMRES(rtol=t), (1e-3, 1e-5, 1e-7)),
+        (lambda t: sps.GMRES(maxiter=t), (50, 60, 70)),
+        (lambda t: sps.GMRES(preconditioner=sps.BlockJacobi(size=t)), (1, 2, 3)),
+    ],
+    ids=["rtol", "maxiter", "size"],
+)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_numbers_of_a_record_that_change_between_calls(make: Any, numbers: Any, dynamic: bool | None) -> None:
+    """As the tolerance of an inexact Newton's method does; Dynamo makes them symbols."""
+    values, pattern = SYSTEMS["banded"](F64)
+    b = torch.randn(len(pattern.crow) - 1, dtype=F64)
+
+    def f(v: Tensor, t: Any) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, pattern), b, make(t))
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for t in numbers:
+        torch.testing.assert_close(compiled(values, t), f(values, t))
+
+
+@pytest.mark.parametrize("transform", [jacfwd, hessian, jacrev], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_jacobians_with_symbolic_sizes(transform: Any, dynamic: bool | None) -> None:
+    scalar = transform is hessian
+
+    def f(v: Tensor, crow: Tensor, col: Tensor, b: Tensor) -> Tensor:
+        def of_values(v: Tensor) -> Tensor:
+            x = sps.solve(sps.SparseMatrix(v, sps.Pattern(crow, col, (b.shape[0], b.shape[0]))), b)
+            return x.sin().sum() if scalar else x
+
+        return transform(of_values)(v)
+
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for n in (4, 5, 6):
+        values, pattern = made(poisson(n), F64)
+        b = torch.randn(n, dtype=F64)
+        arguments = values, pattern.crow, pattern.col, b
+        torch.testing.assert_close(compiled(*arguments), f(*arguments))
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_export_with_a_symbolic_batch(strict: bool) -> None:
+    values, pattern = SYSTEMS["banded"](F64)
+    n = len(pattern.crow) - 1
+
+    class Module(torch.nn.Module):
+        def forward(self, v: Tensor, b: Tensor) -> Tensor:
+            return sps.solve(sps.SparseMatrix(v, pattern), b)
+
+    batch = torch.export.Dim("batch", min=2)
+    many, b, B = torch.stack([values, 2 * values]), torch.randn(n, dtype=F64), torch.randn(2, n, 3, dtype=F64)
+    for arguments, dims in (((many, b), ({0: batch}, None)), ((values, B), (None, {0: batch}))):
+        program = torch.export.export(Module(), arguments, dynamic_shapes=dims, strict=strict)
+        larger = tuple(torch.cat([a, a, a]) if d else a for a, d in zip(arguments, dims, strict=True))
+        torch.testing.assert_close(program.module()(*larger), Module()(*larger))

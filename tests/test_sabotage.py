@@ -455,8 +455,8 @@ MISTAKES = [
     Mistake(
         "columns unfolded in the wrong order",
         calculus._unfold,
-        "x.reshape(*x.shape[:-1], size, x.shape[-1] // size)",
-        "x.reshape(*x.shape[:-1], x.shape[-1] // size, size).mT",
+        "x.reshape(*x.shape[:-1], size, k)",
+        "x.reshape(*x.shape[:-1], k, size).mT",
         "batched real, jacobian real",
     ),
     Mistake(
@@ -612,7 +612,7 @@ MISTAKES = [
     Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "A.values.conj()", "A.values", "layouts"),
     Mistake(
         "mH with the values in the old order",
-        arithmetic.transposed,
+        arithmetic.ordered,
         "values[..., order]",
         "values",
         "layouts",
@@ -628,7 +628,11 @@ MISTAKES = [
     Mistake("a diagonal of whole rows", arithmetic.diagonal, "row == pattern.col", "row == row", "layouts"),
     Mistake("a quotient for a product", sps.SparseMatrix.__mul__, "* require_scalar", "/ require_scalar", "layouts"),
     Mistake(
-        "CSC read as CSR", sps.SparseMatrix.from_torch.__func__, "values[order], pattern", "values, columns", "layouts"
+        "CSC read as CSR",
+        sps.SparseMatrix.from_torch.__func__,
+        "*transposed(values, pattern)",
+        "values, pattern",
+        "layouts",
     ),
     Mistake(
         "from_coo with columns in the old order",

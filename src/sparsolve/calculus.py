@@ -115,7 +115,7 @@ def _solve_vmap(
         b, x0, at = _lead(b, at, size), _fold(_lead(x0, at0, size), 0), 0
     k = _columns(b, at)
     x, reports = solve(values, crow, col, _fold(b, at), solver, adjoint, report, x0)
-    return (_unfold(x, size, k), _unfold(reports, size, k if report else 0)), (x.dim() - 1, x.dim() - 1)
+    return (_unfold(x, size, k), _unfold(reports, size, k if report else 0)), (0, 0)
 
 
 # ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ
@@ -144,7 +144,7 @@ def _matmul_vmap(
         values, x = _lead(values, dims[0], info.batch_size), _lead(x, dims[3], info.batch_size)
         return matmul(values, crow, col, x, columns, adjoint), 0
     y = matmul(values, crow, col, _fold(x, dims[3]), columns, adjoint)
-    return _unfold(y, info.batch_size, _columns(x, dims[3])), y.dim() - 1
+    return _unfold(y, info.batch_size, _columns(x, dims[3])), 0
 
 
 # ---- sample: ṡ = u̇ vᴴ + u v̇ᴴ on the pattern;  ū = S̄ v,  v̄ = S̄ᴴ u
@@ -201,8 +201,9 @@ def _columns(b: Tensor, dim: int | None) -> int:
 
 
 def _unfold(x: Tensor, size: int, k: int) -> Tensor:
-    """`(*batch, n, m k)` -> `(*batch, n, m, k)`."""
-    return x.reshape(*x.shape[:-1], size, k)
+    """`(*batch, n, m k)` -> `(m, *batch, n, k)`, contiguous, as each by itself would be: strides of another order are
+    more than forward mode can follow where sizes are symbols."""
+    return x.reshape(*x.shape[:-1], size, k).movedim(-2, 0).contiguous()
 
 
 attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap, unread=(3, 7))  # b, x0

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from .errors import sentence
 from .given import ApproximateInverse, Factored
 from .preconditioner_records import PreconditionerRecord
@@ -99,7 +102,8 @@ def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
 def _tolerance(name: str, what: str, value: Any) -> float:
     """A finite number that is not negative."""
     try:
-        no_number = isinstance(value, (str, bool)) or "bool" in str(getattr(value, "dtype", ""))
+        truth = isinstance(value, (bool, np.bool_)) or (isinstance(value, torch.Tensor) and value.dtype is torch.bool)
+        no_number = truth or isinstance(value, str)
         number = math.nan if no_number else float(value)
     except (TypeError, ValueError, RuntimeError):
         number = math.nan

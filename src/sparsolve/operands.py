@@ -114,8 +114,9 @@ def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
         dtype in DTYPES
         and b.dtype is dtype
         and b.device == device == pattern.device
-        and b.shape == (rows,)
-        and values.shape == (pattern.nnz,)
+        and b.dim() == values.dim() == 1  # first: shapes that are compared guard a compiled batch
+        and b.shape[0] == rows
+        and values.shape[0] == pattern.nnz
     )
 
 
