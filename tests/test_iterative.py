@@ -253,7 +253,26 @@ def test_an_absolute_tolerance_does_not_zero_a_small_gradient() -> None:
     (gradient,) = torch.autograd.grad(1e-20 * x.sum(), v)
     (expected,) = torch.autograd.grad(oracle.solve(v, pattern, b).sum(), v)
     torch.testing.assert_close(1e20 * gradient, expected)
-    assert relative(sps.CG(rtol=0.0, atol=1e-3).key) == sps.CG(rtol=1e-3).key
+    assert relative(sps.CG(rtol=0.0, atol=1e-3).key) == sps.CG().key
+    assert relative(sps.CG(rtol=1e-5, atol=1e-3).key) == sps.CG(rtol=1e-5).key
+
+
+@pytest.mark.parametrize("method", [sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS])
+def test_an_absolute_tolerance_of_one_and_more_is_no_relative_one(method: Any) -> None:
+    """In the units of b it may be any number: taken as a relative tolerance, it would make every derivative 0."""
+    A = torch.tensor([[4.0, 1.0], [1.0, 3.0]]).double().to_sparse_csr()
+    values = A.values().clone().requires_grad_()
+    A = sps.SparseMatrix(values, sps.Pattern(A.crow_indices(), A.col_indices(), (2, 2)))
+    b = torch.tensor([6e6, 7e6]).double().requires_grad_()
+    solver, inverse = method(rtol=0.0, atol=1.0), torch.linalg.inv(A.to_dense().detach())
+    d_values, d_b = torch.autograd.grad(sps.solve(A, b, solver).sum(), (values, b))
+    ones = torch.ones(2).double()
+    torch.testing.assert_close(d_b, inverse @ ones)
+    torch.testing.assert_close(
+        d_values, -torch.outer(inverse @ ones, inverse @ b.detach()).flatten(), rtol=1e-6, atol=0
+    )
+    _, tangent = torch.func.jvp(lambda b: sps.solve(A, b, solver), (b.detach(),), (ones,))
+    torch.testing.assert_close(tangent, inverse @ ones)
 
 
 class TestFirstGuess:
