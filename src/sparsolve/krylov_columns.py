@@ -211,10 +211,10 @@ def columns(a: Any, index: Any) -> Any:
 
     It may be the array itself, where all columns are meant.
     """
+    if len(index) == a.shape[1 if a.ndim == 2 else 0]:
+        return a
     if a.ndim != 2:
         return a[index]
-    if len(index) == a.shape[1]:
-        return a
     return a.take(index, axis=1) if namespace(a) is np else a.T[index].T
 
 
