@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import oracle
 import sparsolve as sps
+from sparsolve.backends.host import structure_of
+from sparsolve.backends.iterative import _prepare, moderate
 from sparsolve.solvers import decode, relative
 from systems import SYSTEMS
 from transforms import COMPOSITIONS, tensors
@@ -345,6 +349,64 @@ def test_preconditioners_are_built_once() -> None:
 def test_records_refuse(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+SCALES = [(torch.float64, s) for s in (1e-305, 1e-150, 1e-18, 1e76, 1e155, 1e305)] + [
+    (torch.float32, s) for s in (1e-37, 1e-19, 1e-8, 1e19, 1e36)
+]
+
+
+@pytest.mark.parametrize("preconditioner", [None, sps.Jacobi()], ids=str)
+@pytest.mark.parametrize("method", ["CG", "MINRES", "GMRES", "BiCGStab", "CGS"])
+@pytest.mark.parametrize(("dtype", "scale"), SCALES, ids=str)
+def test_a_matrix_of_any_size(method: str, preconditioner: Any, dtype: torch.dtype, scale: float) -> None:
+    """Squares of its entries overflow or underflow; with a power of two for the scale, steps and digits are those of scale 1."""
+    values, pattern = path(12)
+    b, x0 = torch.linspace(1, 2, 12).to(dtype), torch.linspace(0, 1, 12).to(dtype)
+    solver = getattr(sps, method)(rtol=1e-4, preconditioner=preconditioner)
+    power = 2.0 ** round(math.log2(scale))
+    for start in (None, x0):
+        for adjoint in (False, True):
+            plain, scaled = (
+                sps.solve_with_info(
+                    sps.SparseMatrix(values.to(dtype) * s, pattern), b * s, solver, adjoint=adjoint, x0=start
+                )
+                for s in (1.0, power)
+            )
+            assert plain.info.status == scaled.info.status == 0
+            assert plain.info.iterations == scaled.info.iterations
+            torch.testing.assert_close(plain.x, scaled.x)
+
+
+@pytest.mark.parametrize(("scale", "b"), [(1e-300, 1e10), (1e300, 1e-100)])
+def test_a_solution_that_cannot_be_written_down_is_no_solution(scale: float, b: float) -> None:
+    A = sps.SparseMatrix.from_diagonal(torch.full((3,), scale, dtype=torch.float64))
+    assert (
+        sps.solve_with_info(A, torch.full((3,), b, dtype=torch.float64), sps.CG()).info.status == sps.Status.BREAKDOWN
+    )
+
+
+def test_a_matrix_that_cannot_be_scaled_exactly_is_left_as_it_is() -> None:
+    values = np.array([1e300, 1.2345678e-20])
+    same, scale = moderate(values)
+    assert same is values
+    assert scale == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_a_matrix_is_iterated_with_in_its_own_memory(dtype: torch.dtype) -> None:
+    """Of a matrix without duplicates only the adjoint's values are held besides; duplicates are added up first."""
+    values, pattern = (a.numpy() if isinstance(a, Tensor) else a for a in SYSTEMS["Poisson 2-D"](dtype))
+    structure = structure_of(pattern.crow, pattern.col, pattern.shape)
+    A, _, nbytes, _ = _prepare(structure, values, sps.CG())
+    assert A[False].data is values
+    assert nbytes == values.nbytes
+    assert np.shares_memory(A[False].indices, structure.indices)
+    assert np.shares_memory(A[True].indices, structure.csc_indices)
+    doubled = structure_of(2 * pattern.crow, pattern.col.repeat_interleave(2), pattern.shape)
+    B, _, nbytes, _ = _prepare(doubled, np.repeat(values, 2) / 2, sps.CG())
+    assert nbytes == 2 * values.nbytes
+    assert abs(B[False] - A[False]).max() == 0
 
 
 def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_side() -> None:

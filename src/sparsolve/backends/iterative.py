@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ import numpy as np
 from ..errors import ConvergenceError, sentence
 from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
-from ..krylov import iterate
-from ..krylov_columns import namespace, on_host
+from ..krylov import KrylovResult, iterate
+from ..krylov_columns import namespace, norm, on_host
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
@@ -20,7 +21,7 @@ from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "Prepared", "factorize", "prepared_key"]
+__all__ = ["IterativeFactor", "Prepared", "factorize", "moderate", "prepared_key"]
 
 _BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _NEEDS = {
@@ -59,29 +60,48 @@ def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int
 
 
 class Prepared(NamedTuple):
-    """What does not depend on the method: products with A and with its adjoint (keys False and True), and the preconditioner."""
+    """What does not depend on the method: products with `A / scale` and with its adjoint (keys False and True), and the preconditioner of A."""
 
     A: dict[bool, Any]
     M: Preconditioner | None
     nbytes: int = 0
+    scale: float = 1.0
 
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
-    csc = structure.csc(values)
+    """Products with A share the memory of the values and of the pattern; those with its adjoint have the values in their own order."""
     error = not_finite("values", values)
     if error is not None:
         raise error
-    A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
     made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
-    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)))
+    values, scale = moderate(values)
+    A = {
+        False: structure.unique.filled_csr(structure.merged(values)),
+        True: structure.transposed(structure.csc(values)).conj(copy=False),
+    }
+    held = sum(int(product.data.nbytes) for product in A.values() if product.data is not values)
+    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)), scale)
+
+
+def moderate(values: Any) -> tuple[Any, float]:
+    """`values / scale` and the scale: 1, but where squares, which the methods sum up, could overflow or underflow; then a power of two.
+
+    It is 1 too where the division would not be exact, since the smallest entries underflow.
+    """
+    limits = np.finfo(values.dtype)
+    largest = float(abs(values).max()) if values.size else 0.0
+    if not largest or float(limits.tiny) ** 0.25 < largest < float(limits.max) ** 0.25:
+        return values, 1.0
+    scale = math.ldexp(0.5, math.frexp(largest)[1])
+    scaled = values / scale
+    return (scaled, scale) if bool((scaled * scale == values).all()) else (values, 1.0)
 
 
 class IterativeFactor:
     """A matrix to iterate with, its adjoint, and a preconditioner with `apply(r, adjoint=)`, all of one device."""
 
     def __init__(self, prepared: Prepared, solver: Iterative) -> None:
-        self._A, self._M, self.nbytes = prepared
+        self._A, self._M, self.nbytes, self._scale = prepared
         self._solver = solver
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
@@ -91,21 +111,23 @@ class IterativeFactor:
             error = not_finite("x0", x0)
         if error is not None:
             raise error
-        solver, M = self._solver, self._apply(adjoint)
+        solver, M, A, scale = self._solver, self._apply(adjoint), self._A[adjoint], self._scale
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         found = iterate(
             type(solver).__name__.lower(),
-            self._A[adjoint],
+            A,
             b,
             rtol=float(np.finfo(b.dtype).eps) ** (2 / 3) if solver.rtol is None else solver.rtol,
             atol=solver.atol,
             maxiter=maxiter,
             M=M,
-            x0=x0,
+            x0=x0 if x0 is None or scale == 1 else x0 * scale,
             restart=solver.restart if isinstance(solver, GMRES) else None,
             callback=solver.callback,
             together=isinstance(solver.preconditioner, _BLOCKED),
         )
+        if scale != 1:
+            found = _scaled_back(found, A, b, scale)
         where = namespace(b).where
         stopped = where(found.iterations >= maxiter, int(Status.MAXITER), int(Status.BREAKDOWN))
         status = where(found.converged, int(Status.CONVERGED), stopped)
@@ -128,7 +150,9 @@ class IterativeFactor:
                         "Use ApproximateInverse(f, adjoint=g); g is f where M is Hermitian.",
                     )
                 )
-        return lambda r: M.apply(r, adjoint=adjoint)
+        if self._scale == 1:
+            return lambda r: M.apply(r, adjoint=adjoint)
+        return lambda r: M.apply(r, adjoint=adjoint) * self._scale
 
     def _failure(self, found: Any, b: Any) -> ConvergenceError:
         """The error for the worst column."""
@@ -147,3 +171,11 @@ class IterativeFactor:
                 n=len(b),
             )
         )
+
+
+def _scaled_back(found: KrylovResult, A: Any, b: Any, scale: float) -> KrylovResult:
+    """x of `A x = b` from that of `(A / scale) (scale x) = b`, judged again, since it may overflow or underflow."""
+    with np.errstate(all="ignore"):
+        x = found.x / scale
+        residual = norm(b - A @ (x * scale))
+    return found._replace(x=x, residual=residual, converged=found.converged & (residual <= found.bound))
