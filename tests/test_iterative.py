@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -407,6 +410,89 @@ def test_a_matrix_is_iterated_with_in_its_own_memory(dtype: torch.dtype) -> None
     B, _, nbytes, _ = _prepare(doubled, np.repeat(values, 2) / 2, sps.CG())
     assert nbytes == 2 * values.nbytes
     assert abs(B[False] - A[False]).max() == 0
+
+
+def poisson(m: int, dtype: torch.dtype, shift: float = 0.0) -> sps.SparseMatrix:
+    """The 5-point Laplacian on m x m points, minus a multiple of the identity."""
+    T = sp.diags_array([-np.ones(m - 1), 2 * np.ones(m), -np.ones(m - 1)], offsets=[-1, 0, 1])
+    A = sps.SparseMatrix.from_scipy(sp.csr_matrix(sp.kronsum(T, T) - shift * sp.eye_array(m * m)))
+    return sps.SparseMatrix(A.values.to(dtype), A.pattern)
+
+
+def said(A: Any, b: Tensor, solver: Any, **options: Any) -> str:
+    """The message of a solve that does not converge."""
+    with pytest.raises(sps.ConvergenceError) as caught:
+        sps.solve(A, b, solver, **options)
+    return str(caught.value)
+
+
+HERE = [sps.CG(), sps.MINRES(), sps.GMRES(restart=60), sps.BiCGStab(), sps.CG(preconditioner=sps.Jacobi())]
+
+
+@pytest.mark.parametrize("solver", HERE, ids=str)
+def test_a_residual_that_rounding_forbids_is_called_that(solver: Any) -> None:
+    """No word of a matrix that is not Hermitian; the number given is enough."""
+    A, b = poisson(100, torch.float32), torch.ones(10_000)
+    message = said(A, b, solver)
+    assert "float32 cannot reach this residual: it is at the rounding error of A x. Use float64, or rtol >= " in message
+    assert "ermitian" not in message
+    enough = float(re.search(r"rtol >= ([^ ]+)\.", message)[1])
+    assert enough < 5e-4
+    sps.solve(A, b, replace(solver, rtol=enough))
+    sps.solve(sps.SparseMatrix(A.values.double(), A.pattern), b.double(), replace(solver, rtol=1e-6))
+
+
+def test_so_it_is_in_double_precision_and_for_a_matrix_of_extreme_size() -> None:
+    A, b = poisson(50, torch.float64), torch.ones(2500, dtype=torch.float64)
+    for factor in (1.0, 2.0**900):
+        message = said(factor * A, factor * b, sps.CG(rtol=1e-16))
+        assert "float64 cannot reach this residual" in message
+        assert "Use rtol >= " in message
+
+
+def test_a_cause_is_named_where_it_is_one() -> None:
+    """Each matrix with its own: unsymmetric, indefinite, singular, and none of these."""
+    b = torch.linspace(1, 2, 64).double()
+    definite, indefinite = poisson(8, torch.float64), poisson(8, torch.float64, shift=3.1)
+    rows = definite.pattern.rows()
+    unsymmetric = sps.SparseMatrix(definite.values * (1.0 + 0.5 * (rows < definite.pattern.col)), definite.pattern)
+    twisted = sps.SparseMatrix(definite.values * 1j, definite.pattern)
+    for method in (sps.CG, sps.MINRES):
+        assert f"{method.__name__} needs a Hermitian A, and this one is not." in said(unsymmetric, b, method())
+        assert f"{method.__name__} needs a Hermitian A" in said(twisted, b.to(torch.complex128), method())
+    assert "CG met a direction p with pᴴ A p <= 0" in said(indefinite, b, sps.CG())
+    assert "A or the preconditioner M is not positive" in said(
+        indefinite, b, sps.CG(preconditioner=sps.BlockJacobi(size=8))
+    )
+    assert "positive definite to" in said(definite, b, sps.CG(preconditioner=lambda r: -r))
+    values, pattern = path(12, ends=1.0)
+    singular = sps.SparseMatrix(values, pattern)
+    assert "MINRES stopped" in (message := said(singular, torch.linspace(1, 2, 12).double(), sps.MINRES()))
+    assert "A is singular to working precision" in message
+    for method in (sps.CG, sps.MINRES, sps.GMRES):
+        message = said(definite, b, method(maxiter=3))
+        assert "3 steps were not enough" in message
+        assert "a larger maxiter" in message
+        assert "ermitian" not in message
+        assert "definite" not in message
+
+
+def test_so_it_is_for_operators() -> None:
+    c, b = torch.linspace(1, 2, 30).double(), torch.ones(30).double()
+    unsymmetric = sps.Operator(lambda c, x: 3 * x + c * x.roll(1), c)
+    assert "CG needs a Hermitian A" in said(unsymmetric, b, sps.CG())
+    assert "pᴴ A p <= 0" in said(sps.Operator(lambda c, x: (c - 1.5) * x, c), b, sps.CG())
+    assert "2 steps were not enough" in said(sps.Operator(lambda c, x: c * x, c), b, sps.CG(maxiter=2))
+
+
+@pytest.mark.parametrize("method", [sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS])
+def test_a_preconditioner_that_returns_nan_is_named(method: Any) -> None:
+    A, b = poisson(8, torch.float64), torch.ones(64, 2).double()
+    wrong = sps.ApproximateInverse(lambda r: r * torch.nan, adjoint=lambda r: r * torch.inf)
+    for adjoint in (False, True):
+        message = said(A, b, method(preconditioner=wrong), adjoint=adjoint)
+        assert "The preconditioner returned NaN or Inf" in message
+        assert "ermitian" not in message
 
 
 def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_side() -> None:

@@ -36,6 +36,7 @@ class KrylovResult(NamedTuple):
         iterations: steps taken, `(k,)`, int.
         residual: the true `‖b − A x‖₂`, `(k,)`.
         bound: `max(rtol ‖b‖₂, atol)`, `(k,)`.
+        broken: whether the method could not go on, as its function below says, `(k,)`, bool.
     """
 
     x: Any
@@ -43,6 +44,7 @@ class KrylovResult(NamedTuple):
     iterations: Any
     residual: Any
     bound: Any
+    broken: Any
 
 
 def iterate(
@@ -81,7 +83,7 @@ def iterate(
     xp, n = namespace(b), b.shape[0]
     if b.size == 0:
         none = xp.zeros(b.shape[1], dtype=b.real.dtype)
-        return KrylovResult(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
+        return KrylovResult(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none, none != 0)
     width = b.shape[1] if together or callback is not None or watch is not None or xp is not np else _width(n)
     if width < b.shape[1]:
         options: dict[str, Any] = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "M": M, "restart": restart}
@@ -129,6 +131,7 @@ class _State:
             self.size = xp.where(xp.isfinite(self.x).all(axis=0), norm(self.r), np.nan)
         self.shown = self.size.copy()
         self.iterations = xp.zeros(b.shape[1], dtype=int)
+        self.broken = self.iterations != 0
         self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)
 
     def run(self, method: str, index: Any, left: Any) -> None:
@@ -145,6 +148,7 @@ class _State:
         r = ordered(columns(self.b, index) - self.A @ x)
         new = norm(r)
         self.iterations[index] += work.steps
+        self.broken[index] = work.broken
         better = xp.flatnonzero((new < size) & xp.isfinite(x).all(axis=0))
         at = index[better]
         put(self.x, at, columns(x, better))
@@ -168,7 +172,7 @@ class _State:
     def outcome(self) -> KrylovResult:
         """NaN and Inf are never converged; x is finite where the size of its residual is."""
         converged = (self.size <= self.bound) & self.xp.isfinite(self.size)
-        return KrylovResult(self.x, converged, self.iterations, self.size, self.bound)
+        return KrylovResult(self.x, converged, self.iterations, self.size, self.bound, self.broken & ~converged)
 
 
 def cg(s: Columns) -> None:
