@@ -13,7 +13,7 @@ from ..errors import ConvergenceError, sentence
 from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import KrylovResult, iterate
-from ..krylov_columns import namespace, norm, on_host, ordered
+from ..krylov_columns import dot, namespace, norm, on_host, ordered
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
@@ -185,8 +185,8 @@ class IterativeFactor:
     ) -> tuple[str, str]:
         """Cause and remedy, for one column; what is said of A and M is found out here."""
         name = type(self._solver).__name__
-        if M is not None and not bool(namespace(b).isfinite(M(ordered(b - A @ x))).all()):
-            return "The preconditioner returned NaN or Inf.", "Give one that is finite for every residual, or none."
+        if M is not None and (reason := _unusable(M, ordered(b - A @ x), self._solver.hermitian)):
+            return reason
         if relative <= min(rounding := _rounding(A, x, b), 0.5):
             fact = f"{b.dtype} cannot reach this residual: it is at the rounding error of A x."
             return (
@@ -203,6 +203,16 @@ class IterativeFactor:
             fact = "It fell no further: A is singular or ill-conditioned, or the tolerance below what rounding permits."
             larger = ""
         return fact + _MAY[name], f"Give a preconditioner{larger}, loosen rtol, or use LU()."
+
+
+def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
+    """Cause and remedy, where what the preconditioner makes of the residual left is of no use."""
+    z = ordered(M(r))
+    if not bool(namespace(r).isfinite(z).all()):
+        return "The preconditioner returned NaN or Inf.", "Give one that is finite for every residual, or none."
+    if hermitian and float(dot(r, z).real[0]) <= 0:
+        return "The preconditioner M is not positive definite: rᴴ M r <= 0.", "Give one that is, or use GMRES()."
+    return None
 
 
 def _broken(name: str, M: Any) -> tuple[str, str]:
