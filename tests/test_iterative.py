@@ -450,6 +450,12 @@ def test_so_it_is_in_double_precision_and_for_a_matrix_of_extreme_size() -> None
         assert "Use rtol >= " in message
 
 
+def test_a_cause_is_looked_for_in_indices_of_any_order() -> None:
+    pattern = sps.Pattern(torch.tensor([0, 2, 4]), torch.tensor([1, 0, 1, 0]), (2, 2))
+    A = sps.SparseMatrix(torch.tensor([1.0, -2.0, -3.0, 1.0]).double(), pattern)
+    assert "A is not positive definite" in said(A, torch.ones(2).double(), sps.CG())
+
+
 def test_a_cause_is_named_where_it_is_one() -> None:
     """Each matrix with its own: unsymmetric, indefinite, singular, and none of these."""
     b = torch.linspace(1, 2, 64).double()
@@ -492,6 +498,26 @@ def test_a_preconditioner_that_returns_nan_is_named(method: Any) -> None:
         message = said(A, b, method(preconditioner=wrong), adjoint=adjoint)
         assert "The preconditioner returned NaN or Inf" in message
         assert "ermitian" not in message
+
+
+@pytest.mark.parametrize(
+    ("derivative", "said"),
+    [
+        (torch.func.grad, "with the adjoint of A"),
+        (lambda f: lambda v: torch.func.jvp(f, (v,), (v.sin(),)), "for a tangent"),
+    ],
+)
+def test_a_failure_in_a_derivative_says_where(derivative: Any, said: str) -> None:
+    """From the solution as x0 nothing is to be done, but in derivatives."""
+    values, pattern = path(12)
+    b = torch.ones(12, dtype=torch.float64)
+    x = sps.solve(sps.SparseMatrix(values, pattern), b)
+
+    def hurried(v: Tensor) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, pattern), b, sps.CG(maxiter=2), x0=x).sum()
+
+    with pytest.raises(sps.ConvergenceError, match=said):
+        derivative(hurried)(values)
 
 
 def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_side() -> None:

@@ -234,7 +234,8 @@ def _rounding(A: Any, x: Any, b: Any) -> float:
     A, x, b = A.get() if hasattr(A, "get") else A, on_host(x), on_host(b)
     if not sp.issparse(A):
         return 0.0
-    return float(np.finfo(b.dtype).eps * (norm(abs(A) @ abs(x) + abs(b)) / norm(b))[0])
+    sizes = sp.csr_matrix((abs(A.data), A.indices, A.indptr), shape=A.shape)  # abs(A) would sort A in place
+    return float(np.finfo(b.dtype).eps * (norm(sizes @ abs(x) + abs(b)) / norm(b))[0])
 
 
 def _is_hermitian(A: Any, b: Any) -> bool:
