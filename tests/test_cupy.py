@@ -378,6 +378,27 @@ def test_iterative_gradient_start_and_failure(device):
         solve(values, pattern, b, sps.CG(rtol=1e-12, maxiter=2))
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_iterative_failures_name_their_cause(device, k):
+    values, pattern, b = system("Poisson 2-D", torch.float32, k)
+    preconditioner = sps.Jacobi()
+    with pytest.raises(sps.ConvergenceError, match=r"float32 cannot reach this residual.*Use float64, or rtol >= "):
+        solve(values, pattern, b, sps.CG(rtol=1e-9, preconditioner=preconditioner))
+    with pytest.raises(sps.ConvergenceError, match="pᴴ A p <= 0"):
+        solve(-values, pattern, b, sps.CG())
+    values, pattern, b = system("convection-diffusion", C128, k)
+    with pytest.raises(sps.ConvergenceError, match="MINRES needs a Hermitian A, and this one is not"):
+        solve(values, pattern, b, sps.MINRES())
+
+
+@pytest.mark.parametrize("scale", [2.0**-1000, 2.0**1000])
+@pytest.mark.parametrize("method", ["CG", "MINRES", *UNSYMMETRIC])
+def test_iterative_with_entries_whose_squares_overflow(device, method, scale):
+    values, pattern, b = system("Poisson 2-D", F64, 2)
+    solver = getattr(sps, method)(rtol=1e-11, preconditioner=sps.Jacobi())
+    torch.testing.assert_close(solve(values * scale, pattern, b * scale, solver), solve(values, pattern, b, solver))
+
+
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("report", [False, True])
 def test_operator(device, dtype, report):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 import oracle
 import sparsolve as sps
+from sparsolve.backends.host import structure_of
+from sparsolve.backends.iterative import _prepare, moderate
 from sparsolve.solvers import cotangent, decode, split
 from systems import SYSTEMS
 from transforms import COMPOSITIONS, tensors
@@ -253,7 +260,26 @@ def test_an_absolute_tolerance_does_not_zero_a_small_gradient() -> None:
     (gradient,) = torch.autograd.grad(1e-20 * x.sum(), v)
     (expected,) = torch.autograd.grad(oracle.solve(v, pattern, b).sum(), v)
     torch.testing.assert_close(1e20 * gradient, expected)
-    assert split(cotangent(sps.CG(rtol=0.0, atol=1e-3).key)) == (sps.CG(rtol=1e-3).key, "cotangent")
+    assert split(cotangent(sps.CG(rtol=0.0, atol=1e-3).key)) == (sps.CG().key, "cotangent")
+    assert split(cotangent(sps.CG(rtol=1e-5, atol=1e-3).key)) == (sps.CG(rtol=1e-5).key, "cotangent")
+
+
+@pytest.mark.parametrize("method", [sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS])
+def test_an_absolute_tolerance_of_one_and_more_is_no_relative_one(method: Any) -> None:
+    """In the units of b it may be any number: taken as a relative tolerance, it would make every derivative 0."""
+    A = torch.tensor([[4.0, 1.0], [1.0, 3.0]]).double().to_sparse_csr()
+    values = A.values().clone().requires_grad_()
+    A = sps.SparseMatrix(values, sps.Pattern(A.crow_indices(), A.col_indices(), (2, 2)))
+    b = torch.tensor([6e6, 7e6]).double().requires_grad_()
+    solver, inverse = method(rtol=0.0, atol=1.0), torch.linalg.inv(A.to_dense().detach())
+    d_values, d_b = torch.autograd.grad(sps.solve(A, b, solver).sum(), (values, b))
+    ones = torch.ones(2).double()
+    torch.testing.assert_close(d_b, inverse @ ones)
+    torch.testing.assert_close(
+        d_values, -torch.outer(inverse @ ones, inverse @ b.detach()).flatten(), rtol=1e-6, atol=0
+    )
+    _, tangent = torch.func.jvp(lambda b: sps.solve(A, b, solver), (b.detach(),), (ones,))
+    torch.testing.assert_close(tangent, inverse @ ones)
 
 
 class TestFirstGuess:
@@ -326,6 +352,172 @@ def test_preconditioners_are_built_once() -> None:
 def test_records_refuse(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+SCALES = [(torch.float64, s) for s in (1e-305, 1e-150, 1e-18, 1e76, 1e155, 1e305)] + [
+    (torch.float32, s) for s in (1e-37, 1e-19, 1e-8, 1e19, 1e36)
+]
+
+
+@pytest.mark.parametrize("preconditioner", [None, sps.Jacobi()], ids=str)
+@pytest.mark.parametrize("method", ["CG", "MINRES", "GMRES", "BiCGStab", "CGS"])
+@pytest.mark.parametrize(("dtype", "scale"), SCALES, ids=str)
+def test_a_matrix_of_any_size(method: str, preconditioner: Any, dtype: torch.dtype, scale: float) -> None:
+    """Squares of its entries overflow or underflow; with a power of two for the scale, steps and digits are those of scale 1."""
+    values, pattern = path(12)
+    b, x0 = torch.linspace(1, 2, 12).to(dtype), torch.linspace(0, 1, 12).to(dtype)
+    solver = getattr(sps, method)(rtol=1e-4, preconditioner=preconditioner)
+    power = 2.0 ** round(math.log2(scale))
+    for start in (None, x0):
+        for adjoint in (False, True):
+            plain, scaled = (
+                sps.solve_with_info(
+                    sps.SparseMatrix(values.to(dtype) * s, pattern), b * s, solver, adjoint=adjoint, x0=start
+                )
+                for s in (1.0, power)
+            )
+            assert plain.info.status == scaled.info.status == 0
+            assert plain.info.iterations == scaled.info.iterations
+            torch.testing.assert_close(plain.x, scaled.x)
+
+
+@pytest.mark.parametrize(("scale", "b"), [(1e-300, 1e10), (1e300, 1e-100)])
+def test_a_solution_that_cannot_be_written_down_is_no_solution(scale: float, b: float) -> None:
+    A = sps.SparseMatrix.from_diagonal(torch.full((3,), scale, dtype=torch.float64))
+    assert (
+        sps.solve_with_info(A, torch.full((3,), b, dtype=torch.float64), sps.CG()).info.status == sps.Status.BREAKDOWN
+    )
+
+
+def test_a_matrix_that_cannot_be_scaled_exactly_is_left_as_it_is() -> None:
+    values = np.array([1e300, 1.2345678e-20])
+    same, scale = moderate(values)
+    assert same is values
+    assert scale == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_a_matrix_is_iterated_with_in_its_own_memory(dtype: torch.dtype) -> None:
+    """Of a matrix without duplicates only the adjoint's values are held besides; duplicates are added up first."""
+    values, pattern = (a.numpy() if isinstance(a, Tensor) else a for a in SYSTEMS["Poisson 2-D"](dtype))
+    structure = structure_of(pattern.crow, pattern.col, pattern.shape)
+    A, _, nbytes, _ = _prepare(structure, values, sps.CG())
+    assert A[False].data is values
+    assert nbytes == values.nbytes
+    assert np.shares_memory(A[False].indices, structure.indices)
+    assert np.shares_memory(A[True].indices, structure.csc_indices)
+    doubled = structure_of(2 * pattern.crow, pattern.col.repeat_interleave(2), pattern.shape)
+    B, _, nbytes, _ = _prepare(doubled, np.repeat(values, 2) / 2, sps.CG())
+    assert nbytes == 2 * values.nbytes
+    assert abs(B[False] - A[False]).max() == 0
+
+
+def poisson(m: int, dtype: torch.dtype, shift: float = 0.0) -> sps.SparseMatrix:
+    """The 5-point Laplacian on m x m points, minus a multiple of the identity."""
+    T = sp.diags_array([-np.ones(m - 1), 2 * np.ones(m), -np.ones(m - 1)], offsets=[-1, 0, 1])
+    A = sps.SparseMatrix.from_scipy(sp.csr_matrix(sp.kronsum(T, T) - shift * sp.eye_array(m * m)))
+    return sps.SparseMatrix(A.values.to(dtype), A.pattern)
+
+
+def said(A: Any, b: Tensor, solver: Any, **options: Any) -> str:
+    """The message of a solve that does not converge."""
+    with pytest.raises(sps.ConvergenceError) as caught:
+        sps.solve(A, b, solver, **options)
+    return str(caught.value)
+
+
+HERE = [sps.CG(), sps.MINRES(), sps.GMRES(restart=60), sps.BiCGStab(), sps.CG(preconditioner=sps.Jacobi())]
+
+
+@pytest.mark.parametrize("solver", HERE, ids=str)
+def test_a_residual_that_rounding_forbids_is_called_that(solver: Any) -> None:
+    """No word of a matrix that is not Hermitian; the number given is enough."""
+    A, b = poisson(100, torch.float32), torch.ones(10_000)
+    message = said(A, b, solver)
+    assert "float32 cannot reach this residual: it is at the rounding error of A x. Use float64, or rtol >= " in message
+    assert "ermitian" not in message
+    enough = float(re.search(r"rtol >= ([^ ]+)\.", message)[1])
+    assert enough < 5e-4
+    sps.solve(A, b, replace(solver, rtol=enough))
+    sps.solve(sps.SparseMatrix(A.values.double(), A.pattern), b.double(), replace(solver, rtol=1e-6))
+
+
+def test_so_it_is_in_double_precision_and_for_a_matrix_of_extreme_size() -> None:
+    A, b = poisson(50, torch.float64), torch.ones(2500, dtype=torch.float64)
+    for factor in (1.0, 2.0**900):
+        message = said(factor * A, factor * b, sps.CG(rtol=1e-16))
+        assert "float64 cannot reach this residual" in message
+        assert "Use rtol >= " in message
+
+
+def test_a_cause_is_looked_for_in_indices_of_any_order() -> None:
+    pattern = sps.Pattern(torch.tensor([0, 2, 4]), torch.tensor([1, 0, 1, 0]), (2, 2))
+    A = sps.SparseMatrix(torch.tensor([1.0, -2.0, -3.0, 1.0]).double(), pattern)
+    assert "A is not positive definite" in said(A, torch.ones(2).double(), sps.CG())
+
+
+def test_a_cause_is_named_where_it_is_one() -> None:
+    """Each matrix with its own: unsymmetric, indefinite, singular, and none of these."""
+    b = torch.linspace(1, 2, 64).double()
+    definite, indefinite = poisson(8, torch.float64), poisson(8, torch.float64, shift=3.1)
+    rows = definite.pattern.rows()
+    unsymmetric = sps.SparseMatrix(definite.values * (1.0 + 0.5 * (rows < definite.pattern.col)), definite.pattern)
+    twisted = sps.SparseMatrix(definite.values * 1j, definite.pattern)
+    for method in (sps.CG, sps.MINRES):
+        assert f"{method.__name__} needs a Hermitian A, and this one is not." in said(unsymmetric, b, method())
+        assert f"{method.__name__} needs a Hermitian A" in said(twisted, b.to(torch.complex128), method())
+    assert "CG met a direction p with pᴴ A p <= 0" in said(indefinite, b, sps.CG())
+    assert "A or the preconditioner M is not positive" in said(indefinite, b, sps.CG(preconditioner=sps.Jacobi()))
+    for method in (sps.CG, sps.MINRES):
+        assert "preconditioner M is not positive definite" in said(definite, b, method(preconditioner=lambda r: -r))
+    values, pattern = path(12, ends=1.0)
+    singular = sps.SparseMatrix(values, pattern)
+    assert "MINRES stopped" in (message := said(singular, torch.linspace(1, 2, 12).double(), sps.MINRES()))
+    assert "A is singular to working precision" in message
+    for method in (sps.CG, sps.MINRES, sps.GMRES):
+        message = said(definite, b, method(maxiter=3))
+        assert "3 steps were not enough" in message
+        assert "a larger maxiter" in message
+        assert "ermitian" not in message
+        assert "definite" not in message
+
+
+def test_so_it_is_for_operators() -> None:
+    c, b = torch.linspace(1, 2, 30).double(), torch.ones(30).double()
+    unsymmetric = sps.Operator(lambda c, x: 3 * x + c * x.roll(1), c)
+    assert "CG needs a Hermitian A" in said(unsymmetric, b, sps.CG())
+    assert "pᴴ A p <= 0" in said(sps.Operator(lambda c, x: (c - 1.5) * x, c), b, sps.CG())
+    assert "2 steps were not enough" in said(sps.Operator(lambda c, x: c * x, c), b, sps.CG(maxiter=2))
+
+
+@pytest.mark.parametrize("method", [sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS])
+def test_a_preconditioner_that_returns_nan_is_named(method: Any) -> None:
+    A, b = poisson(8, torch.float64), torch.ones(64, 2).double()
+    wrong = sps.ApproximateInverse(lambda r: r * torch.nan, adjoint=lambda r: r * torch.inf)
+    for adjoint in (False, True):
+        message = said(A, b, method(preconditioner=wrong), adjoint=adjoint)
+        assert "The preconditioner returned NaN or Inf" in message
+        assert "ermitian" not in message
+
+
+@pytest.mark.parametrize(
+    ("derivative", "said"),
+    [
+        (torch.func.grad, "with the adjoint of A"),
+        (lambda f: lambda v: torch.func.jvp(f, (v,), (v.sin(),)), "for a tangent"),
+    ],
+)
+def test_a_failure_in_a_derivative_says_where(derivative: Any, said: str) -> None:
+    """From the solution as x0 nothing is to be done, but in derivatives."""
+    values, pattern = path(12)
+    b = torch.ones(12, dtype=torch.float64)
+    x = sps.solve(sps.SparseMatrix(values, pattern), b)
+
+    def hurried(v: Tensor) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, pattern), b, sps.CG(maxiter=2), x0=x).sum()
+
+    with pytest.raises(sps.ConvergenceError, match=said):
+        derivative(hurried)(values)
 
 
 def test_named_scipy_methods_solve_derivatives_relative_to_their_own_right_hand_side() -> None:

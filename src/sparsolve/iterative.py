@@ -21,24 +21,19 @@ __all__ = ["CG", "CGS", "GMRES", "MINRES", "BiCGStab", "Iterative"]
 
 @dataclass(frozen=True, kw_only=True)
 class Iterative(Solver):
-    """Base of the records below; not a method itself.
+    """Base of the records below, which say what each argument means; not a method itself.
 
     Each column of `b` is solved until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`, with the true residual: it is computed once more
     before x is returned, and if the method's own residual was too small by then, the method starts again from x.
     The adjoint and tangent solves of a derivative use the same method with the adjoint of the preconditioner, and without the callback.
-    Their right-hand sides may be of any size, so there `atol` is taken relative to `‖b‖` where it is the only tolerance, and left out
-    otherwise.
+    Their right-hand sides may be of any size and unit, so `atol`, which is in the units of `b`, does not apply to them: they are solved to
+    `rtol`, and to its default where that is 0.
 
     Attributes:
-        rtol: relative tolerance; None is `roundoff ** (2/3)`, 4e-11 in double and 2e-5 in single precision.
-        atol: absolute tolerance, in the units of b.
-        maxiter: most iterations for each column; None is `10 n`.
-        preconditioner: a record such as `Jacobi()`, an approximation of `A⁻¹`; or a `SparseMatrix` or a callable that
-            is one, as `ApproximateInverse` takes it.
-        callback: called after each step as `callback(i, residual)` with the step's number, from 1, and an array of the
-            `‖b − A x‖₂` of each column `(k,)`, as the method's recursion has them. What it raises ends the solve. Records that
-            differ in it alone are equal.
+        hermitian: of the class, no field: whether A must be Hermitian, and the preconditioner too.
     """
+
+    hermitian = False
 
     rtol: float | None = None
     atol: float = 0.0
@@ -81,15 +76,9 @@ class Iterative(Solver):
         object.__setattr__(self, "preconditioner", record)
         return record
 
-    @property
-    def hermitian(self) -> bool:
-        """Whether A, and the preconditioner, must be Hermitian."""
-        return False
-
     def relative(self) -> Solver:
-        """The record for the solves of a derivative: no absolute tolerance, no callback."""
-        rtol = self.atol if self.rtol == 0 else self.rtol
-        return replace(self, rtol=rtol, atol=0.0, callback=None)
+        """The record for the solves of a derivative: no absolute tolerance, which is in the units of another right-hand side; no callback."""
+        return replace(self, rtol=self.rtol or None, atol=0.0, callback=None)
 
 
 def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
@@ -125,45 +114,90 @@ def _count(name: str, what: str, value: Any, least: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class CG(Iterative):
-    """Conjugate gradients, for Hermitian positive definite `A`: least `‖x − x*‖_A` in each Krylov space.
+    """Conjugate gradients: `A x = b` for a Hermitian positive definite `A`; least `‖x − x*‖_A` in each Krylov space.
 
-    Hestenes and Stiefel (1952); Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithms 6.18 and 9.1.
+    Args:
+        rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
+        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
+        maxiter: most steps of each column; None is `10 n`.
+        preconditioner: an approximation of `A⁻¹`, Hermitian positive definite: `Jacobi()`, `BlockJacobi()`, `SymmetricGaussSeidel()`,
+            `AMG()`, `Factored(A_old)`, or a `SparseMatrix` or callable that is one.
+        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
+            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+
+    Raises:
+        ValueError, TypeError: of the record, for an argument that makes no sense, or a preconditioner that is not Hermitian.
+        ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
+
+    Cost:
+        A step: one product with A, one application of the preconditioner. Memory: ten vectors for each column at work.
+
+    Source: Hestenes and Stiefel, J. Res. Nat. Bur. Standards 49, 1952; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed.,
+    algorithms 6.18 and 9.1.
 
     >>> import sparsolve as sps
     >>> sps.CG(rtol=1e-8, preconditioner=sps.Jacobi())
     CG(rtol=1e-08, atol=0.0, maxiter=None, preconditioner=Jacobi())
     """
 
-    @property
-    def hermitian(self) -> bool:
-        """Yes."""
-        return True
+    hermitian = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class MINRES(Iterative):
-    """Minimal residuals, for Hermitian `A`, indefinite too: least `‖b − A x‖` in each Krylov space. Paige and Saunders (1975).
+    """Minimal residuals: `A x = b` for a Hermitian `A`, indefinite too; least `‖b − A x‖` in each Krylov space.
 
-    >>> import sparsolve as sps
-    >>> sps.MINRES().hermitian
-    True
+    Args:
+        rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
+        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
+        maxiter: most steps of each column; None is `10 n`.
+        preconditioner: an approximation of `A⁻¹`, Hermitian positive definite: `Jacobi()`, `BlockJacobi()`, `SymmetricGaussSeidel()`,
+            `AMG()`, `Factored(A_old)`, or a `SparseMatrix` or callable that is one.
+        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
+            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+
+    Raises:
+        ValueError, TypeError: of the record, for an argument that makes no sense, or a preconditioner that is not Hermitian.
+        ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
+
+    Cost:
+        A step: one product with A, one application of the preconditioner. Memory: 13 vectors for each column at work.
+
+    Source: Paige and Saunders, SIAM J. Numer. Anal. 12, 1975, section 6.
+
+    >>> import torch, sparsolve as sps
+    >>> A = torch.tensor([[1.0, 2.0], [2.0, 1.0]]).to_sparse()  # eigenvalues 3 and -1
+    >>> sps.solve(A, torch.tensor([3.0, 3.0]), sps.MINRES()).round(decimals=4)
+    tensor([1., 1.])
     """
 
-    @property
-    def hermitian(self) -> bool:
-        """Yes."""
-        return True
+    hermitian = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class GMRES(Iterative):
-    """Generalized minimal residuals, for any `A`: least `‖b − A x‖` in each Krylov space, started again after `restart` steps.
+    """Generalized minimal residuals: `A x = b` for any `A`; least `‖b − A x‖` in each Krylov space, started again after `restart` steps.
 
-    Saad and Schultz (1986); Saad, 2nd ed., algorithms 6.9 and 9.5 (preconditioned from the right). Memory: `restart + 1` vectors
-    for each column.
+    Args:
+        rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
+        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
+        maxiter: most steps of each column; None is `10 n`.
+        preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
+            `ApproximateInverse` takes it. It is applied from the right.
+        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
+            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+        restart: steps before it starts again, at least 1.
 
-    Attributes:
-        restart: steps before it starts again.
+    Raises:
+        ValueError, TypeError: of the record, for an argument that makes no sense.
+        ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
+
+    Cost:
+        A step: one product with A, one application of the preconditioner, and 4 j inner products and updates in step j since the last
+        start. Memory: `restart + 12` vectors for each column at work.
+
+    Source: Saad and Schultz, SIAM J. Sci. Stat. Comput. 7, 1986; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithms
+    6.9 and 9.5.
 
     >>> import sparsolve as sps
     >>> sps.GMRES(restart=50).restart
@@ -179,7 +213,25 @@ class GMRES(Iterative):
 
 @dataclass(frozen=True, kw_only=True)
 class BiCGStab(Iterative):
-    """Stabilized biconjugate gradients, for any `A`, in constant memory. van der Vorst (1992); Saad, 2nd ed., algorithm 7.7.
+    """Stabilized biconjugate gradients: `A x = b` for any `A`, in constant memory.
+
+    Args:
+        rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
+        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
+        maxiter: most steps of each column; None is `10 n`.
+        preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
+            `ApproximateInverse` takes it. It is applied from the right.
+        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
+            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+
+    Raises:
+        ValueError, TypeError: of the record, for an argument that makes no sense.
+        ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
+
+    Cost:
+        A step: two products with A, two applications of the preconditioner. Memory: 13 vectors for each column at work.
+
+    Source: van der Vorst, SIAM J. Sci. Stat. Comput. 13, 1992; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 7.7.
 
     >>> import sparsolve as sps
     >>> sps.BiCGStab(maxiter=500).maxiter
@@ -189,7 +241,25 @@ class BiCGStab(Iterative):
 
 @dataclass(frozen=True, kw_only=True)
 class CGS(Iterative):
-    """Conjugate gradients squared, for any `A`, in constant memory; less smooth than BiCGStab. Sonneveld (1989); Saad, 2nd ed., algorithm 7.6.
+    """Conjugate gradients squared: `A x = b` for any `A`, in constant memory; less smooth than `BiCGStab`.
+
+    Args:
+        rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
+        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
+        maxiter: most steps of each column; None is `10 n`.
+        preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
+            `ApproximateInverse` takes it. It is applied from the right.
+        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
+            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+
+    Raises:
+        ValueError, TypeError: of the record, for an argument that makes no sense.
+        ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
+
+    Cost:
+        A step: two products with A, two applications of the preconditioner. Memory: 14 vectors for each column at work.
+
+    Source: Sonneveld, SIAM J. Sci. Stat. Comput. 10, 1989; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 7.6.
 
     >>> import sparsolve as sps
     >>> sps.CGS().hermitian

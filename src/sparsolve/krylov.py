@@ -19,7 +19,7 @@ import numpy as np
 from .krylov_columns import Columns, columns, namespace, norm, ordered, power_of_two, put
 from .krylov_residual import gmres, minres
 
-__all__ = ["METHODS", "Outcome", "iterate"]
+__all__ = ["METHODS", "KrylovResult", "iterate"]
 
 _MARGIN = 0.99  # of the bound is what runs aim at, so that rounding seldom makes another one necessary
 _CACHED = 1 << 16  # numbers of a block of columns that are iterated together on CPU
@@ -27,7 +27,7 @@ _ALONE = 5000  # rows from which on each column is iterated alone: its vectors f
 _STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
 
 
-class Outcome(NamedTuple):
+class KrylovResult(NamedTuple):
     """How `iterate` ended, column by column.
 
     Attributes:
@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
         iterations: steps taken, `(k,)`, int.
         residual: the true `‖b − A x‖₂`, `(k,)`.
         bound: `max(rtol ‖b‖₂, atol)`, `(k,)`.
+        broken: whether the method could not go on, as its function below says, `(k,)`, bool.
     """
 
     x: Any
@@ -43,6 +44,7 @@ class Outcome(NamedTuple):
     iterations: Any
     residual: Any
     bound: Any
+    broken: Any
 
 
 def iterate(
@@ -59,7 +61,7 @@ def iterate(
     callback: Callable[[int, Any], None] | None = None,
     watch: Callable[[Any], None] | None = None,
     together: bool = False,
-) -> Outcome:
+) -> KrylovResult:
     """Solve `A x = b` until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)` in every column.
 
     Args:
@@ -81,7 +83,7 @@ def iterate(
     xp, n = namespace(b), b.shape[0]
     if b.size == 0:
         none = xp.zeros(b.shape[1], dtype=b.real.dtype)
-        return Outcome(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none)
+        return KrylovResult(xp.zeros_like(b), none == 0, xp.zeros(b.shape[1], dtype=int), none, none, none != 0)
     width = b.shape[1] if together or callback is not None or watch is not None or xp is not np else _width(n)
     if width < b.shape[1]:
         options: dict[str, Any] = {"rtol": rtol, "atol": atol, "maxiter": maxiter, "M": M, "restart": restart}
@@ -100,11 +102,11 @@ def iterate(
         return state.outcome()
 
 
-def _in_parts(width: int, method: str, A: Any, b: Any, x0: Any, options: dict[str, Any]) -> Outcome:
+def _in_parts(width: int, method: str, A: Any, b: Any, x0: Any, options: dict[str, Any]) -> KrylovResult:
     """So many columns at a time."""
     parts = [slice(j, j + width) for j in range(0, b.shape[1], width)]
     each = [iterate(method, A, b[:, j], x0=None if x0 is None else x0[:, j], together=True, **options) for j in parts]
-    return Outcome(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))
+    return KrylovResult(*(np.concatenate(fields, axis=-1) for fields in zip(*each, strict=True)))
 
 
 def _width(n: int) -> int:
@@ -129,6 +131,7 @@ class _State:
             self.size = xp.where(xp.isfinite(self.x).all(axis=0), norm(self.r), np.nan)
         self.shown = self.size.copy()
         self.iterations = xp.zeros(b.shape[1], dtype=int)
+        self.broken = self.iterations != 0
         self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)
 
     def run(self, method: str, index: Any, left: Any) -> None:
@@ -145,6 +148,7 @@ class _State:
         r = ordered(columns(self.b, index) - self.A @ x)
         new = norm(r)
         self.iterations[index] += work.steps
+        self.broken[index] = work.broken
         better = xp.flatnonzero((new < size) & xp.isfinite(x).all(axis=0))
         at = index[better]
         put(self.x, at, columns(x, better))
@@ -165,10 +169,10 @@ class _State:
             x[:, at] += scale * d
             self.watch(x)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> KrylovResult:
         """NaN and Inf are never converged; x is finite where the size of its residual is."""
         converged = (self.size <= self.bound) & self.xp.isfinite(self.size)
-        return Outcome(self.x, converged, self.iterations, self.size, self.bound)
+        return KrylovResult(self.x, converged, self.iterations, self.size, self.bound, self.broken & ~converged)
 
 
 def cg(s: Columns) -> None:

@@ -49,7 +49,8 @@ class Columns:
         target: the norm of residuals to reach, `(k,)`.
         left: steps that each column may take, `(k,)`, at least 1.
         x: the correction of the columns at work, if the method has one at each step, for whoever watches.
-        d, steps, claimed: what has come of all columns: corrections, steps taken, whether `target` was met as far as the method knows.
+        d, steps, claimed, broken: what has come of all columns: corrections, steps taken, whether `target` was met as far as the method
+            knows, whether it broke down.
     """
 
     def __init__(self, A: Any, M: Callable[[Any], Any] | None, r: Any, target: Any, left: Any) -> None:
@@ -64,7 +65,7 @@ class Columns:
         self._zero = xp.zeros((), dtype=r.real.dtype)
         self.d = xp.zeros_like(r)
         self.steps = xp.zeros_like(left)
-        self.claimed = xp.zeros(self.k, dtype=bool)
+        self.claimed, self.broken = xp.zeros((2, self.k), dtype=bool)
         self.index = self._kept = self._gone = xp.arange(self.k)
         self.tell: Callable[[Any, Any], None] | None = None
         self._scratch, self._ones = xp.empty_like(r), np.ones(len(r), dtype=r.dtype)
@@ -156,6 +157,7 @@ class Columns:
         home = self.index[self._gone]
         self.steps[home] = self.step
         self.claimed[home] = (size2 <= self.target2)[self._gone]
+        self.broken[home] = (~fit & (size2 == size2))[self._gone]
         return True
 
     def gone(self, *arrays: Any) -> tuple[Any, ...]:
@@ -225,10 +227,10 @@ def columns(a: Any, index: Any) -> Any:
 
     It may be the array itself, where all columns are meant.
     """
+    if len(index) == a.shape[1 if a.ndim == 2 else 0]:
+        return a
     if a.ndim != 2:
         return a[index]
-    if len(index) == a.shape[1]:
-        return a
     return a.take(index, axis=1) if namespace(a) is np else a.T[index].T
 
 

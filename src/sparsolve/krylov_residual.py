@@ -98,7 +98,8 @@ def minres(s: Columns) -> None:
         s.subtract(q, alpha / beta, v)
         past_v, v, past_beta = v, q, beta
         y, beta = _lanczos_length(s, v)
-        most = xp.maximum(most, xp.sqrt(alpha**2 + beta**2 + past_beta**2))  # of the order of ‖A‖
+        above = past_beta if s.step else zero  # the first beta is ‖r‖, not an entry of the tridiagonal matrix
+        most = xp.maximum(most, xp.hypot(alpha, xp.hypot(beta, above)))  # of the order of ‖A‖
         qr, column, rest = _next_rotation(xp, qr, alpha, beta)
         fit = (column[2] > s.eps * most) & (rest > s.eps * most)  # rest is ‖A r‖ / ‖r‖ before this step
         c, sine = qr[:2]

@@ -11,7 +11,7 @@ from .cupy_device import Product, Structure
 from .cupy_preconditioners import build
 from .cupy_runtime import now
 from .diagnosis import not_finite
-from .iterative import IterativeFactor, Prepared, prepared_key
+from .iterative import IterativeFactor, Prepared, moderate, prepared_key
 
 __all__ = ["factorize", "matrix_free"]
 
@@ -26,10 +26,11 @@ def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
     if error is not None:
         raise error
     M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
+    values, scale = moderate(values)
     A = {adjoint: Product(structure.csr(values, adjoint=adjoint)) for adjoint in (False, True)}
-    held = sum(product.nbytes for product in A.values())
+    held = sum(int(product.M.data.nbytes) for product in A.values())  # indices are the pattern's
     now().stream.synchronize()  # from here on any stream may read it
-    return Prepared(A, M, held + (0 if M is None else int(M.nbytes)))
+    return Prepared(A, M, held + (0 if M is None else int(M.nbytes)), scale)
 
 
 def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:

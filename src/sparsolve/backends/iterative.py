@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
 from ..errors import ConvergenceError, sentence
 from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
-from ..krylov import iterate
-from ..krylov_columns import namespace, on_host
+from ..krylov import KrylovResult, iterate
+from ..krylov_columns import dot, namespace, norm, on_host, ordered
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
@@ -20,15 +22,15 @@ from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "Prepared", "factorize", "prepared_key"]
+__all__ = ["IterativeFactor", "Prepared", "factorize", "moderate", "prepared_key"]
 
 _BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
-_NEEDS = {
-    "CG": "CG needs a Hermitian positive definite A.",
-    "MINRES": "MINRES needs a Hermitian A.",
-    "GMRES": "GMRES may stagnate, since it forgets at each restart what it has learnt.",
-    "BiCGStab": "BiCGStab may break down where A is far from normal.",
-    "CGS": "CGS converges irregularly where A is far from normal.",
+_MAY = {
+    "CG": "",
+    "MINRES": "",
+    "GMRES": " GMRES forgets at each restart what it has learnt; a larger restart keeps more.",
+    "BiCGStab": " BiCGStab may break down where A is far from normal.",
+    "CGS": " CGS converges irregularly where A is far from normal.",
 }
 
 
@@ -59,29 +61,48 @@ def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int
 
 
 class Prepared(NamedTuple):
-    """What does not depend on the method: products with A and with its adjoint (keys False and True), and the preconditioner."""
+    """What does not depend on the method: products with `A / scale` and with its adjoint (keys False and True), and the preconditioner of A."""
 
     A: dict[bool, Any]
     M: Preconditioner | None
     nbytes: int = 0
+    scale: float = 1.0
 
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
-    csc = structure.csc(values)
+    """Products with A share the memory of the values and of the pattern; those with its adjoint have the values in their own order."""
     error = not_finite("values", values)
     if error is not None:
         raise error
-    A = {False: csc.tocsr(), True: structure.transposed(csc).conj()}
     made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
-    held = sum(int(a.nbytes) for product in A.values() for a in (product.data, product.indices, product.indptr))
-    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)))
+    values, scale = moderate(values)
+    A = {
+        False: structure.unique.filled_csr(structure.merged(values)),
+        True: structure.transposed(structure.csc(values)).conj(copy=False),
+    }
+    held = sum(int(product.data.nbytes) for product in A.values() if product.data is not values)
+    return Prepared(A, made, held + (0 if made is None else int(made.nbytes)), scale)
+
+
+def moderate(values: Any) -> tuple[Any, float]:
+    """`values / scale` and the scale: 1, but where squares, which the methods sum up, could overflow or underflow; then a power of two.
+
+    It is 1 too where the division would not be exact, since the smallest entries underflow.
+    """
+    limits = np.finfo(values.dtype)
+    largest = float(abs(values).max()) if values.size else 0.0
+    if not largest or float(limits.tiny) ** 0.25 < largest < float(limits.max) ** 0.25:
+        return values, 1.0
+    scale = math.ldexp(0.5, math.frexp(largest)[1])
+    scaled = values / scale
+    return (scaled, scale) if bool((scaled * scale == values).all()) else (values, 1.0)
 
 
 class IterativeFactor:
     """A matrix to iterate with, its adjoint, and a preconditioner with `apply(r, adjoint=)`, all of one device."""
 
     def __init__(self, prepared: Prepared, solver: Iterative) -> None:
-        self._A, self._M, self.nbytes = prepared
+        self._A, self._M, self.nbytes, self._scale = prepared
         self._solver = solver
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
@@ -91,25 +112,27 @@ class IterativeFactor:
             error = not_finite("x0", x0)
         if error is not None:
             raise error
-        solver, M = self._solver, self._apply(adjoint)
+        solver, M, A, scale = self._solver, self._apply(adjoint), self._A[adjoint], self._scale
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         found = iterate(
             type(solver).__name__.lower(),
-            self._A[adjoint],
+            A,
             b,
             rtol=float(np.finfo(b.dtype).eps) ** (2 / 3) if solver.rtol is None else solver.rtol,
             atol=solver.atol,
             maxiter=maxiter,
             M=M,
-            x0=x0,
+            x0=x0 if x0 is None or scale == 1 else x0 * scale,
             restart=solver.restart if isinstance(solver, GMRES) else None,
             callback=solver.callback,
             together=isinstance(solver.preconditioner, _BLOCKED),
         )
+        if scale != 1:
+            found = _scaled_back(found, A, b, scale)
         where = namespace(b).where
         stopped = where(found.iterations >= maxiter, int(Status.MAXITER), int(Status.BREAKDOWN))
         status = where(found.converged, int(Status.CONVERGED), stopped)
-        error = None if found.converged.all() else self._failure(type(found)(*map(on_host, found)), on_host(b))
+        error = None if found.converged.all() else self._failure(found, b, A, M, maxiter)
         return Outcome(found.x, status, found.iterations, error=error)
 
     def _apply(self, adjoint: bool) -> Callable[[Any], Any] | None:
@@ -128,22 +151,104 @@ class IterativeFactor:
                         "Use ApproximateInverse(f, adjoint=g); g is f where M is Hermitian.",
                     )
                 )
-        return lambda r: M.apply(r, adjoint=adjoint)
+        if self._scale == 1:
+            return lambda r: M.apply(r, adjoint=adjoint)
+        return lambda r: M.apply(r, adjoint=adjoint) * self._scale
 
-    def _failure(self, found: Any, b: Any) -> ConvergenceError:
+    def _failure(self, found: KrylovResult, b: Any, A: Any, M: Any, maxiter: int) -> ConvergenceError:
         """The error for the worst column."""
+        converged, iterations, residual, bound, broken = map(on_host, found[1:])
         with np.errstate(all="ignore"):
-            column = int(np.argmax(np.where(found.converged, 0.0, found.residual / np.maximum(found.bound, 1e-300))))
-            size = float(np.linalg.norm(b[:, column]))
-        name = type(self._solver).__name__
+            j = int(np.argmax(np.where(converged, 0.0, residual / np.maximum(bound, 1e-300))))
+            column = ordered(b[:, j : j + 1])
+            size = float(norm(column)[0])
+            facts = (
+                residual[j] / size if size else math.inf,
+                bool(broken[j]),
+                maxiter if iterations[j] >= maxiter else None,
+            )
+            cause, remedy = self._reason(A, M, ordered(found.x[:, j : j + 1] * self._scale), column, *facts)
         return ConvergenceError(
             sentence(
-                f"{name} stopped with ‖b − A x‖ = {found.residual[column]:.2e}; {found.bound[column]:.2e} was asked for.",
-                f"{_NEEDS[name]} Or A is singular or ill-conditioned, or maxiter or the tolerance too small.",
-                "Give a preconditioner or a larger maxiter, loosen rtol, or use LU().",
-                iterations=int(found.iterations[column]),
-                relative_residual=f"{float(found.residual[column]) / size:.2e}" if size else None,
-                column=column if b.shape[1] > 1 else None,
+                f"{type(self._solver).__name__} stopped with ‖b − A x‖ = {residual[j]:.2e}; {bound[j]:.2e} was asked for.",
+                cause,
+                remedy,
+                iterations=int(iterations[j]),
+                relative_residual=f"{float(residual[j]) / size:.2e}" if size else None,
+                column=j if b.shape[1] > 1 else None,
                 n=len(b),
             )
         )
+
+    def _reason(
+        self, A: Any, M: Any, x: Any, b: Any, relative: float, broken: bool, maxiter: int | None
+    ) -> tuple[str, str]:
+        """Cause and remedy, for one column; what is said of A and M is found out here."""
+        name = type(self._solver).__name__
+        if M is not None and (reason := _unusable(M, ordered(b - A @ x), self._solver.hermitian)):
+            return reason
+        if relative <= min(rounding := _rounding(A, x, b), 0.5):
+            fact = f"{b.dtype} cannot reach this residual: it is at the rounding error of A x."
+            return (
+                fact,
+                f"Use {'' if b.real.dtype == np.float64 else 'float64, or '}rtol >= {max(2 * relative, rounding):.1e}.",
+            )
+        if self._solver.hermitian and not _is_hermitian(A, b):
+            return f"{name} needs a Hermitian A, and this one is not.", "Use GMRES(), BiCGStab() or LU()."
+        if broken and self._solver.hermitian:
+            return _broken(name, M)
+        if maxiter is not None:
+            fact, larger = f"{maxiter} steps were not enough.", " or a larger maxiter"
+        else:
+            fact = "It fell no further: A is singular or ill-conditioned, or the tolerance below what rounding permits."
+            larger = ""
+        return fact + _MAY[name], f"Give a preconditioner{larger}, loosen rtol, or use LU()."
+
+
+def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
+    """Cause and remedy, where what the preconditioner makes of the residual left is of no use."""
+    z = ordered(M(r))
+    if not bool(namespace(r).isfinite(z).all()):
+        return "The preconditioner returned NaN or Inf.", "Give one that is finite for every residual, or none."
+    if hermitian and float(dot(r, z).real[0]) <= 0:
+        return "The preconditioner M is not positive definite: rᴴ M r <= 0.", "Give one that is, or use GMRES()."
+    return None
+
+
+def _broken(name: str, M: Any) -> tuple[str, str]:
+    """Cause and remedy, where CG or MINRES could not go on with a Hermitian A."""
+    if name == "CG" and M is None:
+        fact = "A is not positive definite to working precision: CG met a direction p with pᴴ A p <= 0."
+    elif name == "CG":
+        fact = "A or the preconditioner M is not positive definite to working precision: CG met pᴴ A p <= 0 or rᴴ M r <= 0."
+    else:
+        also = "" if M is None else ", or the preconditioner not positive definite"
+        fact = f"A is singular to working precision{also}: no x is known to have a smaller residual."
+        return fact, "Fix what A leaves open, or add a small multiple of the identity."
+    return fact, "Use MINRES() for an indefinite A, or LU()."
+
+
+def _rounding(A: Any, x: Any, b: Any) -> float:
+    """The rounding error of `b − A x` relative to `‖b‖`, `eps ‖ |A| |x| + |b| ‖`; 0 where only products with A are known."""
+    A = getattr(A, "M", A)
+    A, x, b = A.get() if hasattr(A, "get") else A, on_host(x), on_host(b)
+    if not sp.issparse(A):
+        return 0.0
+    sizes = sp.csr_matrix((abs(A.data), A.indices, A.indptr), shape=A.shape)  # abs(A) would sort A in place
+    return float(np.finfo(b.dtype).eps * (norm(sizes @ abs(x) + abs(b)) / norm(b))[0])
+
+
+def _is_hermitian(A: Any, b: Any) -> bool:
+    """Whether `uᵀ A v = conj(vᵀ A u)` for two random vectors, but for rounding."""
+    z = np.random.default_rng(0).standard_normal((len(b), 2)).astype(b.dtype)
+    y = on_host(A @ ordered(namespace(b).asarray(z)))
+    gap = abs(z[:, 0] @ y[:, 1] - (z[:, 1] @ y[:, 0]).conj())
+    return not gap > 100 * np.finfo(b.dtype).eps * norm(y).max()
+
+
+def _scaled_back(found: KrylovResult, A: Any, b: Any, scale: float) -> KrylovResult:
+    """x of `A x = b` from that of `(A / scale) (scale x) = b`, judged again, since it may overflow or underflow."""
+    with np.errstate(all="ignore"):
+        x = found.x / scale
+        residual = norm(b - A @ (x * scale))
+    return found._replace(x=x, residual=residual, converged=found.converged & (residual <= found.bound))
