@@ -455,8 +455,8 @@ MISTAKES = [
     Mistake(
         "columns unfolded in the wrong order",
         calculus._unfold,
-        "x.reshape(*x.shape[:-1], size, x.shape[-1] // size)",
-        "x.reshape(*x.shape[:-1], x.shape[-1] // size, size).mT",
+        "x.reshape(*x.shape[:-1], size, k)",
+        "x.reshape(*x.shape[:-1], k, size).mT",
         "batched real, jacobian real",
     ),
     Mistake(
