@@ -613,8 +613,8 @@ MISTAKES = [
     Mistake(
         "mH with the values in the old order",
         arithmetic.transposed,
-        "values[..., order]",
-        "values",
+        "ordered(values, *require_pattern(pattern).adjoint())",
+        "(values, require_pattern(pattern).adjoint()[0])",
         "layouts",
     ),
     Mistake("a sum with the values in the old order", arithmetic.added, "values[..., order]", "values", "layouts"),
@@ -628,7 +628,11 @@ MISTAKES = [
     Mistake("a diagonal of whole rows", arithmetic.diagonal, "row == pattern.col", "row == row", "layouts"),
     Mistake("a quotient for a product", sps.SparseMatrix.__mul__, "* require_scalar", "/ require_scalar", "layouts"),
     Mistake(
-        "CSC read as CSR", sps.SparseMatrix.from_torch.__func__, "values[order], pattern", "values, columns", "layouts"
+        "CSC read as CSR",
+        sps.SparseMatrix.from_torch.__func__,
+        "*transposed(values, pattern)",
+        "values, pattern",
+        "layouts",
     ),
     Mistake(
         "from_coo with columns in the old order",
