@@ -379,6 +379,39 @@ def test_from_scipy_refuses() -> None:
             sps.SparseMatrix.from_scipy(M)
 
 
+@pytest.mark.parametrize(
+    ("format", "edit", "match"),
+    [
+        ("csc", lambda M: M.indices.__setitem__(1, 7), r"entry 1 is in row 7, outside \[0, 4\)"),
+        ("csc", lambda M: M.indices.__setitem__(1, -1), r"entry 1 is in row -1"),
+        ("csc", lambda M: M.indptr.__setitem__(2, 0), r"indptr must start at 0 and never decrease"),
+        ("csc", lambda M: M.indptr.__setitem__(4, 10**6), r"indptr ends at 1000000, of 4 indices and 4 values"),
+        ("csc", lambda M: setattr(M, "indptr", M.indptr[:3]), r"indptr has 3 entries, and 5 are needed"),
+        ("csr", lambda M: M.indptr.__setitem__(4, 9), r"indptr ends at 9, of 4 indices and 4 values"),
+        ("csr", lambda M: M.indices.__setitem__(1, 7), r"column 7, outside \[0, 4\)"),
+        ("bsr", lambda M: M.indices.__setitem__(1, 10**6), r"entry 1 is in block column 1000000, outside \[0, 2\)"),
+        ("bsr", lambda M: M.indptr.__setitem__(0, 1), r"indptr must start at 0"),
+        ("coo", lambda M: M.row.__setitem__(1, 4), r"entry 1 is in row 4, outside \[0, 4\)"),
+        ("coo", lambda M: M.col.__setitem__(0, -3), r"entry 0 is in column -3, outside \[0, 4\)"),
+        ("coo", lambda M: setattr(M, "data", M.data[:2]), r"there are 4 rows, 4 columns and 2 values"),
+    ],
+)
+@pytest.mark.parametrize("array", [False, True])
+def test_from_scipy_of_indices_written_by_hand(array: bool, format: str, edit: Any, match: str) -> None:
+    """SciPy's own conversion of these writes outside of its memory, or drops entries."""
+    made = sp.csr_array(np.eye(4)) if array else sp.csr_matrix(np.eye(4))
+    M = made.tobsr((2, 2)) if format == "bsr" else made.asformat(format)
+    edit(M)
+    with pytest.raises(sps.PatternError, match=match):
+        sps.SparseMatrix.from_scipy(M)
+
+
+def test_from_scipy_of_arrays_longer_than_needed() -> None:
+    M = sp.csc_matrix(np.eye(3))
+    M.indices, M.data = np.append(M.indices, 99), np.append(M.data, 5.0)
+    assert torch.equal(sps.SparseMatrix.from_scipy(M).to_dense(), torch.eye(3, dtype=F64))
+
+
 def test_conversions_do_not_warn() -> None:
     """torch warns of CSR tensors, and nobody asked for one."""
     code = "import torch, sparsolve as sps; sps.SparseMatrix.from_scipy(sps.SparseMatrix.from_diagonal(torch.ones(2)).to_scipy())"

@@ -19,7 +19,7 @@ import standin_cudss as sd
 import standin_cupy as cp
 import standin_cupyx as cpx
 from sparsolve import backends
-from sparsolve.backends import cudss, cudss_handle, cudss_library, cupy_lu, cupy_runtime
+from sparsolve.backends import cudss, cudss_handle, cudss_library, cupy_lu, cupy_runtime, mkl
 from systems import SINGULAR, SYSTEMS, grid, made
 from test_cupy import (  # noqa: F401  run here again, on the `device` below
     solve,
@@ -588,6 +588,20 @@ def test_it_is_looked_for_in_the_wheel_of_torchs_cuda_and_then_elsewhere(monkeyp
     assert places[0] == str(tmp_path / "lib" / "libcudss.so.1")
     assert not [p for p in places if "mtlayer" in p]
     assert places[-2] == "libcudss.so.1"  # what the loader knows
+
+
+@pytest.mark.parametrize(
+    ("library", "name"), [(mkl, "libmkl_rt.so.2"), (cudss_library, "libcudss.so.1")], ids=["mkl", "cudss"]
+)
+def test_a_record_of_a_file_that_is_elsewhere(library, name, monkeypatch, tmp_path):
+    """conda writes a wheel's record, and puts the library where the record does not say."""
+    here, away = tmp_path / name, tmp_path / "away" / name
+    here.touch()
+    recorded = [SimpleNamespace(name=name, locate=lambda p=p: p) for p in (away, here)]
+    monkeypatch.setattr(library.metadata, "files", lambda _: recorded)
+    assert str(next(library._places())) == str(here)
+    here.unlink()
+    assert str(tmp_path) not in {str(p)[: len(str(tmp_path))] for p in library._places()}
 
 
 def test_the_arguments_are_those_of_the_header():

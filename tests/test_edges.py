@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import sparsolve as sps
-from sparsolve import Strategy, tickets
+from sparsolve import Strategy, solvers, tickets
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
 METHODS = (sps.CG(), sps.MINRES(), sps.GMRES(), sps.BiCGStab(), sps.CGS())
@@ -175,6 +175,28 @@ def test_records_refuse(make: Any, error: type[Exception], match: str) -> None:
         make()
 
 
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("QR()", "'QR'"),
+        ("tangent of QR()", "'QR'"),
+        ("LU(backend=None, pivots=3)", "'LU' with pivots"),
+        ("CG(preconditioner=Deflation(size=3))", "'Deflation'"),
+        ("CG(preconditioner=BlockJacobi())", "'BlockJacobi' as it is written there"),
+        ("3", "'3'"),
+    ],
+)
+def test_a_graph_of_another_version(key: str, what: str) -> None:
+    A, columns = sparse(CHAIN), RIGHT.unsqueeze(-1)
+    for call in (
+        lambda: solvers.decode(key),
+        lambda: solvers.cotangent(key),
+        lambda: torch.ops.sparsolve.solve(A.values, A.pattern.crow, A.pattern.col, columns, key, False, False),
+    ):
+        with pytest.raises(sps.SolveError, match=rf"has no solver {what}. The graph was exported by another version."):
+            call()
+
+
 @dataclass
 class Unhashable:
     """A callable as a dataclass makes it."""
@@ -267,7 +289,14 @@ def looked_at(values: Any) -> Tensor:
     [
         (lambda: looked_at(VALUES.half()), TypeError, "float16"),
         (lambda: looked_at(VALUES[:3]), ValueError, r"\(\*batch, 7\)"),
-        (lambda: looked_at([1.0] * 7), ValueError, "one square matrix"),
+        (lambda: looked_at([1.0] * 7), TypeError, "A's values must be a torch.Tensor, not a list"),
+        (lambda: looked_at(3), TypeError, "A's values must be a torch.Tensor, not a int"),
+        (lambda: looked_at(np.ones(7)), TypeError, r"not a ndarray. Use torch.as_tensor"),
+        (lambda: looked_at(torch.ones(0, 7)), ValueError, r"values have shape \(0, 7\): a batch of matrices"),
+        (lambda: looked_at(torch.ones(2, 7)), ValueError, r"values have shape \(2, 7\): a batch.*Choose one"),
+        (lambda: looked_at(torch.tensor(1.0)), ValueError, r"values have shape \(\); the pattern has 7"),
+        (lambda: sps.explain(torch.ones(2, 3).to_sparse()), ValueError, r"A has shape \(2, 3\); one square matrix"),
+        (lambda: sps.explain([[1.0]]), TypeError, "A is a list"),  # type: ignore[arg-type]
         (lambda: sps.explain(sps.SparseMatrix(PATTERN, VALUES)), TypeError, "Swapped arguments"),  # type: ignore[arg-type]
         (lambda: torch.func.grad(looked_at)(VALUES), TypeError, "no numbers yet"),
         (lambda: torch.func.vmap(looked_at)(VALUES[None]), TypeError, "no numbers yet"),

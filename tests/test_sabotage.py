@@ -612,9 +612,9 @@ MISTAKES = [
     Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "A.values.conj()", "A.values", "layouts"),
     Mistake(
         "mH with the values in the old order",
-        arithmetic.ordered,
-        "values[..., order]",
-        "values",
+        arithmetic.transposed,
+        "ordered(values, *require_pattern(pattern).adjoint())",
+        "(values, require_pattern(pattern).adjoint()[0])",
         "layouts",
     ),
     Mistake("a sum with the values in the old order", arithmetic.added, "values[..., order]", "values", "layouts"),

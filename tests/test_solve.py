@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import optree
 import pytest
 import scipy.sparse.linalg as sla
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import oracle
 import sparsolve as sps
@@ -354,6 +357,28 @@ def test_info_of_a_good_solve(shape):
     residual = norm(b - oracle.matmul(values, pattern, x)) / norm(b).clamp(min=1e-300)
     torch.testing.assert_close(info.residual, residual, rtol=1, atol=1e-15)
     assert info.residual.dtype is F64
+
+
+def test_info_in_words():
+    """One column's numbers have names; several, or none to be read, stay tensors."""
+    values, pattern = SYSTEMS["banded"](F64)
+    b = torch.ones(20, dtype=F64)
+
+    def info(b, *solver):
+        return sps.solve_with_info(sps.SparseMatrix(values, pattern), b, *solver).info
+
+    assert re.fullmatch(r"Info\(status=CONVERGED, iterations=0, residual=.*e-1\d, strategy=BANDED\)", repr(info(b)))
+    assert re.match(r"Info\(status=MAXITER, iterations=1, residual=\d", str(info(b, sps.GMRES(maxiter=1))))
+    assert "strategy=OTHER)" in f"{sps.Solution(b, info(b, sps.GMRES()))}"
+    assert repr(info(b.unsqueeze(-1))).startswith("Info(status=tensor([0]), iterations=tensor([0]), residual=tensor(")
+    assert repr(info(b)._replace(status=torch.tensor(77))).startswith("Info(status=77, ")
+    seen = []
+    torch.vmap(lambda b: seen.append(repr(info(b))) or b)(b.unsqueeze(0))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        seen.append(repr(sps.Info(*(torch.ones(()) for _ in range(4)))))
+    seen.append(repr(sps.Info(*(torch.ones((), device="meta") for _ in range(4)))))
+    assert all("tensor" in s.lower() and "CONVERGED" not in s for s in seen)
+    assert optree.tree_map(lambda t: t + 0, info(b)) == info(b)
 
 
 def test_info_residual_of_a_poor_solver():

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from .errors import BackendUnavailableError, PatternError, sentence
 
-__all__ = ["is_cupy", "require_as_many", "require_matrix", "require_tensor", "undescribed", "unknown_dtype"]
+__all__ = [
+    "is_cupy",
+    "require_as_many",
+    "require_described",
+    "require_matrix",
+    "require_tensor",
+    "undescribed",
+    "unknown_dtype",
+]
 
 
 def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
@@ -81,16 +90,51 @@ def require_matrix(M: Any, format: str) -> None:
         )
 
 
-def undescribed(fact: str, look: str) -> ValueError:
+def undescribed(fact: str, look: str = "M.check_format() looks at them in SciPy (CSR).") -> PatternError:
     """The error for index arrays that describe no matrix; `look` says where they can be looked at."""
     cause = "They were written by hand, perhaps with one-based indices."
-    return ValueError(sentence(f"The index arrays of M do not describe a matrix: {fact}", cause, look))
+    return PatternError(sentence(f"The index arrays of M do not describe a matrix: {fact}", cause, look))
 
 
 def unknown_dtype(T: Tensor, where: str) -> TypeError:
     """The error for a tensor whose dtype its counterpart does not have."""
     wider = "complex64" if T.is_complex() else "float32"
     return TypeError(sentence(f"T has dtype {T.dtype}, which {where} not have.", remedy=f"Use T.to(torch.{wider})."))
+
+
+def require_described(M: Any) -> None:
+    """Index arrays of a SciPy matrix that describe one: SciPy converts without a look, and writes outside of its memory where they do not.
+
+    Columns of a CSR matrix are left to the one who takes them.
+    """
+    if M.format == "coo":
+        if not len(M.row) == len(M.col) == len(M.data):
+            raise undescribed(f"there are {len(M.row)} rows, {len(M.col)} columns and {len(M.data)} values.")
+        _require_range("row", M.row, M.shape[0])
+        _require_range("column", M.col, M.shape[1])
+    elif M.format in ("csr", "csc", "bsr"):
+        _require_compressed(M)
+
+
+def _require_compressed(M: Any) -> None:
+    R, C = M.blocksize if M.format == "bsr" else (1, 1)
+    outer, inner = (M.shape[1], M.shape[0]) if M.format == "csc" else (M.shape[0] // R, M.shape[1] // C)
+    if len(M.indptr) != outer + 1:
+        raise undescribed(f"indptr has {len(M.indptr)} entries, and {outer + 1} are needed.")
+    if M.indptr[0] != 0 or (np.diff(M.indptr) < 0).any():
+        raise undescribed("indptr must start at 0 and never decrease.")
+    entries = int(M.indptr[-1])
+    if entries > len(M.indices) or entries > len(M.data):
+        raise undescribed(f"indptr ends at {entries}, of {len(M.indices)} indices and {len(M.data)} values.")
+    if M.format != "csr":
+        _require_range("row" if M.format == "csc" else "block column", M.indices[:entries], inner)
+
+
+def _require_range(name: str, indices: Any, size: int) -> None:
+    outside = (indices < 0) | (indices >= size)
+    if outside.any():
+        entry = int(outside.argmax())
+        raise undescribed(f"entry {entry} is in {name} {indices[entry]}, outside [0, {size}).")
 
 
 def is_cupy(M: Any) -> bool:

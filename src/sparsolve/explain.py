@@ -10,7 +10,7 @@ from torch import Tensor
 from .backends import device_module, solver_module
 from .errors import sentence
 from .matrix import SparseMatrix
-from .operands import plan, require_pattern
+from .operands import plan, require_length, require_pattern
 from .registration import is_wrapped
 from .result import Strategy
 from .solvers import LU, Cholesky
@@ -69,11 +69,16 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
     if not isinstance(solver, (LU, Cholesky)):
         raise TypeError(sentence(f"solver is a {type(solver).__name__}; LU() and Cholesky() can be explained."))
     A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
-    require_pattern(A.pattern)
-    if not isinstance(A.values, Tensor) or A.values.dim() != 1 or A.shape[0] != A.shape[1]:
+    require_length(A.values, require_pattern(A.pattern))
+    if A.values.dim() != 1:
         raise ValueError(
-            sentence(f"A has shape {A.shape}; one square matrix is needed.", remedy="Choose one of the batch.")
+            sentence(
+                f"A's values have shape {tuple(A.values.shape)}: a batch of matrices, and one is explained.",
+                remedy="Choose one, SparseMatrix(A.values[0], A.pattern).",
+            )
         )
+    if A.shape[0] != A.shape[1]:
+        raise ValueError(sentence(f"A has shape {A.shape}; one square matrix is needed."))
     if is_wrapped(A.values):
         raise TypeError(_inside())
     plan(A.values, A.pattern, A.values.new_zeros(A.shape[0]), A.shape[0])  # the checks of `solve`

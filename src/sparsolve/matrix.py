@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -12,13 +13,10 @@ from . import calculus
 from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_product, ordered, transposed
 from .compressed import of_coo, of_entries, parts, require_sparse
 from .convert import c2t_csr, csr_parts, t2c_coo
-from .convert_checks import is_cupy, require_matrix
+from .convert_checks import is_cupy, require_described, require_matrix
 from .errors import PatternError
 from .operands import plan, require_pattern
 from .pattern import Pattern, unchecked
-
-if TYPE_CHECKING:
-    import scipy.sparse
 
 __all__ = ["SparseMatrix"]
 
@@ -99,12 +97,14 @@ class SparseMatrix(Arithmetic):
 
         Raises:
             TypeError: not a sparse matrix, or a dtype that torch lacks.
-            ValueError: not 2-D, or indices that do not describe a matrix.
+            ValueError: not 2-D, or indices that do not describe a matrix (`PatternError`).
 
         >>> import scipy.sparse, sparsolve as sps
         >>> sps.SparseMatrix.from_scipy(scipy.sparse.eye(3, format="csc"))
         SparseMatrix(3 x 3, nnz=3, torch.float64, cpu)
         """
+        if scipy.sparse.issparse(M) and len(M.shape) == 2 and M.format != "csr":
+            require_described(M)
         M = M.tocsr() if hasattr(M, "tocsr") else M
         require_matrix(M, "csr")
         if is_cupy(M):

@@ -34,6 +34,12 @@ class Jacobi(PreconditionerRecord):
 
     Cheapest of all; it undoes a bad scaling of rows or unknowns, and little else. Needs a diagonal without zeros.
 
+    Raises:
+        SolveError: in a solve, where an entry of the diagonal is zero.
+
+    Cost:
+        `n` divisions to make it; `n` multiplications for each column and step.
+
     Source: Saad, section 4.1 and section 10.2.
 
     >>> Jacobi()
@@ -54,6 +60,12 @@ class BlockJacobi(PreconditionerRecord):
 
     Attributes:
         size: rows of a block, at least 1; the last block is smaller where `size` does not divide `n`.
+
+    Raises:
+        ValueError: a size that is no whole number of at least 1. `SolveError` in a solve, where a block is singular.
+
+    Cost:
+        About `n * size ** 2` multiplications to make it; `n * size` for each column and step.
 
     Source: Saad, section 4.1.1.
 
@@ -82,6 +94,12 @@ class ILU(PreconditionerRecord):
     Attributes:
         drop_tol: entries smaller than `drop_tol` times their column's largest are dropped, from 0 (none) to 1; no unit.
         fill_factor: at most this many times the entries of `A` are kept, at least 1; no unit.
+
+    Raises:
+        ValueError: a number out of its range. `SingularMatrixError` in a solve, where no pivot is left or a factor overflows.
+
+    Cost:
+        One incomplete factorization, of at most `fill_factor` times the entries of `A`; one pair of triangular solves for each column and step.
 
     Source: Saad, section 10.4; X. S. Li and M. Shao, A supernodal approach to incomplete LU factorization with partial
     pivoting, ACM Trans. Math. Softw. 37, 2011.
@@ -112,6 +130,12 @@ class SymmetricGaussSeidel(PreconditionerRecord):
     About twice the cost of a product with `A`, no setup to speak of, and for elliptic problems about half the iterations
     of `Jacobi`. Needs a diagonal without zeros.
 
+    Raises:
+        SolveError: in a solve, where an entry of the diagonal is zero.
+
+    Cost:
+        A copy of both triangles to make it; one pair of triangular solves, over the entries of `A`, for each column and step.
+
     Source: Saad, sections 4.1.2 and 10.2 (SSOR with `ω = 1`).
 
     >>> SymmetricGaussSeidel()
@@ -131,6 +155,14 @@ class AMG(PreconditionerRecord):
 
     Attributes:
         method: `"smoothed_aggregation"` (real or complex) or `"ruge_stuben"` (real only; for M-matrices the better one).
+
+    Raises:
+        ValueError: another method. In a solve: `BackendUnavailableError` without pyamg; `SolveError` for a zero on the diagonal, or where `A`
+            has no coarse form; `TypeError` for a complex `A` with `"ruge_stuben"`.
+
+    Cost:
+        A hierarchy of coarser matrices, a small multiple of the entries of `A`, and twice that in an adjoint solve where `A` is not Hermitian;
+        one V-cycle for each column and step: two symmetric sweeps and a residual on each level.
 
     Source: J. W. Ruge and K. Stüben, Algebraic multigrid, in Multigrid Methods, SIAM 1987; P. Vaněk, J. Mandel and
     M. Brezina, Algebraic multigrid by smoothed aggregation for second and fourth order elliptic problems, Computing 56, 1996.

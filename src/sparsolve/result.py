@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["Info", "Solution", "Status", "Strategy"]
@@ -55,17 +56,50 @@ class Strategy(IntEnum):
 class Info(NamedTuple):
     """One number per column of `b`, as tensors, so that it goes through `vmap` and `torch.compile`.
 
+    Printed, it has names for one column's numbers; `Status(int(status)).name` is such a name.
+
     Attributes:
         status: integers of `Status`, shape of `b` without its row dimension.
         iterations: iterations used, 0 for a direct method, same shape.
         residual: `‖b − A x‖₂ / ‖b‖₂` (0 where `b = 0` and `x = 0`), same shape, float64.
         strategy: integers of `Strategy`, what a direct solver did, same shape.
+
+    >>> import torch, sparsolve as sps
+    >>> info = sps.solve_with_info(torch.eye(2).to_sparse(), torch.ones(2)).info
+    >>> info
+    Info(status=CONVERGED, iterations=0, residual=0, strategy=DIAGONAL)
+    >>> sps.Status(int(info.status)).name
+    'CONVERGED'
     """
 
     status: Tensor
     iterations: Tensor
     residual: Tensor
     strategy: Tensor
+
+    def __repr__(self) -> str:
+        """With names for numbers, where there is one column: `Info(status=MAXITER, iterations=30, ...)`."""
+        if not all(_is_a_number(t) for t in self):
+            return f"Info({', '.join(f'{name}={t!r}' for name, t in zip(self._fields, self, strict=True))})"
+        status, strategy = _name(Status, self.status), _name(Strategy, self.strategy)
+        numbers = f"iterations={self.iterations.item()}, residual={self.residual.item():.3g}"
+        return f"Info(status={status}, {numbers}, strategy={strategy})"
+
+
+def _is_a_number(t: Any) -> bool:
+    """Whether it is one number that can be read: not under a transform, nor while compiling."""
+    if type(t) is not Tensor or t.dim() != 0 or torch.compiler.is_compiling():
+        return False
+    try:
+        t.item()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _name(names: type[IntEnum], t: Tensor) -> str:
+    number = int(t)
+    return names(number).name if number in set(names) else str(number)
 
 
 class Solution(NamedTuple):

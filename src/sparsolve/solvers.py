@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .errors import sentence
+from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
 __all__ = ["LU", "Cholesky", "Solver", "asked", "callable_key", "cotangent", "decode", "split", "tangent"]
@@ -23,6 +23,7 @@ _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 
 
+_BACKENDS = ("entries", "lapack", "klu", "pardiso", "metis", "superlu")  # as in backends/strategy.py, and cuDSS
 _RECORDS: dict[str, type[Solver]] = {}
 
 
@@ -73,6 +74,14 @@ class LU(Solver):
         factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
             every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
 
+    Raises:
+        TypeError, ValueError: a backend without such a name, or another `factor_dtype`.
+            In a solve: `SingularMatrixError`; `SolveError` for NaN or Inf; `BackendUnavailableError` for a backend that is not installed.
+
+    Cost:
+        One factorization of each `A`, found again by all later solves; a pair of triangular solves and a product for each column.
+        On a pattern that has been factorized before, the ordering is found again, too.
+
     >>> import torch, sparsolve as sps
     >>> sps.LU()
     LU(backend=None, factor_dtype=None)
@@ -102,6 +111,13 @@ class Cholesky(Solver):
     Args:
         backend: as for `LU`.
 
+    Raises:
+        TypeError, ValueError: a backend without such a name.
+            In a solve: `NotPositiveDefiniteError` where `A` is not Hermitian, or not positive definite; else as `LU`.
+
+    Cost:
+        As `LU`; LAPACK, PARDISO and cuDSS factorize in half the time of LU, SuperLU in the same.
+
     >>> import torch, sparsolve as sps
     >>> sps.solve(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).to_sparse(), torch.ones(2), sps.Cholesky())
     tensor([0.3333, 0.3333])
@@ -114,10 +130,14 @@ class Cholesky(Solver):
 
 
 def _require_name(record: str, backend: Any) -> None:
-    """Refuse what no name can be."""
+    """Refuse what no name can be, and a name that nothing has."""
     if backend is not None and not isinstance(backend, str):
         raise TypeError(
             sentence(f"{record}(backend={backend!r}): one name is needed, or None for the best that suits.")
+        )
+    if backend not in (None, "cudss", *_BACKENDS):
+        raise ValueError(
+            sentence(f"There is no direct backend {backend!r}; there are {', '.join(_BACKENDS)}, and on CUDA cudss.")
         )
 
 
@@ -202,13 +222,39 @@ def _read(key: str) -> Solver:
         if isinstance(node, ast.Attribute):  # a dtype
             return getattr(torch, node.attr)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            return _RECORDS[node.func.id](**{str(k.arg): value(k.value) for k in node.keywords})
+            return _made(node.func.id, {str(k.arg): value(k.value) for k in node.keywords})
         literal = ast.literal_eval(node)
         return redeem(literal) if isinstance(literal, str) and has_tickets(literal) else literal
 
-    solver = value(ast.parse(quoted(key), mode="eval").body)
-    assert isinstance(solver, Solver)
+    body = ast.parse(quoted(key), mode="eval").body
+    solver = value(body) if isinstance(body, ast.Call) else None
+    if not isinstance(solver, Solver):
+        raise _unknown(key)
     return solver
+
+
+def _made(name: str, fields: dict[str, Any]) -> Solver:
+    """The record of this name."""
+    if name not in _RECORDS:
+        raise _unknown(name)
+    record = _RECORDS[name]
+    for field in fields:
+        if field not in record.__dataclass_fields__:
+            raise _unknown(name, f" with {field}")
+    try:
+        return record(**fields)
+    except TypeError as error:  # a field that it must have
+        raise _unknown(name, " as it is written there") from error
+
+
+def _unknown(name: str, what: str = "") -> SolveError:
+    return SolveError(
+        sentence(
+            f"This version of sparsolve has no solver {name!r}{what}.",
+            "The graph was exported by another version.",
+            "Export it again, or upgrade.",
+        )
+    )
 
 
 _parse = lru_cache(maxsize=256)(_read)

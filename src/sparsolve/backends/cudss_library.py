@@ -198,7 +198,8 @@ def _places() -> Iterator[str]:
         files = metadata.files(f"nvidia-cudss-cu{_cuda()}") or []
     except metadata.PackageNotFoundError:
         files = []
-    yield from (str(Path(str(f.locate())).resolve()) for f in files if _is_library(f.name))
+    recorded = (Path(str(f.locate())).resolve() for f in files if _is_library(f.name))
+    yield from (str(p) for p in recorded if p.exists())
     roots = [os.environ.get("CUDSS_DIR"), os.environ.get("CONDA_PREFIX"), sys.prefix]
     for root in dict.fromkeys(r for r in roots if r):
         for folder in ("lib", "lib64", "bin", "Library/bin"):

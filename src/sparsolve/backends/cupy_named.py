@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..convert_cupy import t2c_csr
 from ..errors import sentence
-from ..krylov import Outcome, iterate
+from ..krylov import KrylovResult, iterate
 from .cupy_device import Product
 from .cupy_runtime import aligned, array, cupy, sparse, sparse_linalg
 from .named import SPARSE, Iterative, System
@@ -44,7 +44,7 @@ def solution(how: Iterative, A: Any, b: Any) -> Any:
     raise system.failure(x, residual, steps)
 
 
-def _iterated(how: Iterative, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> Outcome:
+def _iterated(how: Iterative, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> KrylovResult:
     """From x, with what is left of maxiter after so many steps."""
     n = len(x)
     restart = min(how.restart or _RESTART, n)

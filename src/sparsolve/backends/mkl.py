@@ -125,7 +125,8 @@ def _places() -> Iterator[Path]:
         files = metadata.files("mkl") or []
     except metadata.PackageNotFoundError:
         files = []
-    yield from (Path(str(f.locate())).resolve() for f in files if _is_runtime(f.name))
+    recorded = (Path(str(f.locate())).resolve() for f in files if _is_runtime(f.name))
+    yield from (p for p in recorded if p.exists())  # conda keeps them elsewhere
     roots = [os.environ.get("MKLROOT"), os.environ.get("CONDA_PREFIX"), sys.prefix]
     for root in dict.fromkeys(r for r in roots if r):
         for folder in ("lib", "lib/intel64", "Library/bin", "bin"):
