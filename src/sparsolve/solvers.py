@@ -227,7 +227,7 @@ def _read(key: str) -> Solver:
         return redeem(literal) if isinstance(literal, str) and has_tickets(literal) else literal
 
     body = ast.parse(quoted(key), mode="eval").body
-    solver = value(body) if isinstance(body, ast.Call) else None
+    solver = value(body) if isinstance(body, (ast.Call, ast.Constant)) else None
     if not isinstance(solver, Solver):
         raise _unknown(key)
     return solver
