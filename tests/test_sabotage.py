@@ -605,9 +605,15 @@ MISTAKES = [
         "wrong_hits",
     ),
     # reports and layouts
-    Mistake("residual of the wrong system", ops._residual, "adjoint=adjoint", "adjoint=not adjoint", "report"),
-    Mistake("residual with the wrong sign", ops._residual, "b / scale - on", "b / scale + on", "report"),
-    Mistake("residual not relative", ops._residual, "error / (size + (size == 0))", "error", "report"),
+    Mistake(
+        "residual of the wrong system",
+        ops.solve._init_fn.__wrapped__,
+        "vs[i]), adjoint=adjoint",
+        "vs[i]), adjoint=not adjoint",
+        "report",
+    ),
+    Mistake("residual with the wrong sign", ops.relative_residual, "b - product", "b + product", "report"),
+    Mistake("residual not relative", ops.relative_residual, "error / (size + (size == 0))", "error", "report"),
     Mistake("singular called something else", ops._status, "return Status.SINGULAR", "return Status.MAXITER", "report"),
     Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "A.values.conj()", "A.values", "layouts"),
     Mistake(

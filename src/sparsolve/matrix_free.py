@@ -19,7 +19,7 @@ from .errors import SolveError, sentence
 from .iterative import Iterative
 from .operands import DTYPES, as_columns, require_dense, uncast
 from .operators import Operator, form_of, probe, product
-from .ops import REPORT, located, on_its_device
+from .ops import REPORT, located, on_its_device, relative_residual
 from .ops import columns as columns_of
 from .registration import attach, on_the_ground, one_level_out
 from .result import Info, Solution
@@ -40,8 +40,7 @@ def solve(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None)
 def solve_with_info(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
     """The same, and how it went."""
     x, report = _call(A, b, solver, adjoint, x0, report=True)
-    status, iterations, residual, strategy = report.detach().unbind(-1 if b.dim() == 1 else -2)
-    return Solution(x, Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64)))
+    return Solution(x, Info.of(report, b.dim() == 1))
 
 
 @torch.compiler.disable(  # type: ignore[untyped-decorator]
@@ -139,12 +138,7 @@ def _solve_operator(
                 raise located(error, None, adjoint, split(solver)[1]) from error
         x[...] = outcome.x
         if report:
-            with on.quiet():
-                size = abs(right).max(axis=0)
-                scale = size + (size == 0)
-                rest = right / scale - products[adjoint] @ (x / scale)
-                norms = [((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5) for a in (rest, right / scale)]
-                reports[2] = norms[0] / (norms[1] + (norms[1] == 0))
+            reports[2] = relative_residual(on, products[adjoint].__matmul__, right, x)
     return on.tensor(x), on.tensor(reports)
 
 

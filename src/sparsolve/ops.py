@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from types import ModuleType
 from typing import Any, Optional
 
@@ -25,7 +25,7 @@ from .retention import Source
 from .solvers import Solver, asked
 from .threads import each
 
-__all__ = ["REPORT", "columns", "located", "on_its_device"]
+__all__ = ["REPORT", "columns", "located", "on_its_device", "relative_residual"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
@@ -96,7 +96,8 @@ def solve(
         x[i] = outcome.x
         if report:
             reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
-            reports[i, 2] = _residual(on, structure, vs[i], bs[i], x[i], adjoint)
+            product = partial(on.multiply, on.matrix(structure, vs[i]), adjoint=adjoint)
+            reports[i, 2] = relative_residual(on, product, bs[i], x[i])
 
     if n and k and len(bs):
         one(0)  # what it finds out about the pattern, the others use, whichever thread is first
@@ -193,13 +194,14 @@ def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     return Outcome(x, status, iterations, strategy)
 
 
-def _residual(on: Any, structure: Any, values: Any, b: Any, x: Any, adjoint: bool) -> Any:
-    """`‖b − A x‖₂ / ‖b‖₂` for each column, scaled by the largest entry of b, so that no square overflows."""
+def relative_residual(on: Any, product: Callable[[Any], Any], b: Any, x: Any) -> Any:
+    """`‖b − A x‖₂ / ‖b‖₂` for each column, with `product(x) = A x`; scaled by the largest entry of b, so that no square overflows."""
     with on.quiet():
         largest = abs(b).max(axis=0)
         scale = largest + (largest == 0)
-        r = b / scale - on.multiply(on.matrix(structure, values), x / scale, adjoint=adjoint)
-        size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b / scale, r))
+        b = b / scale
+        r = b - product(x / scale)
+        size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b, r))
         return error / (size + (size == 0))
 
 

@@ -77,6 +77,12 @@ class Info(NamedTuple):
     residual: Tensor
     strategy: Tensor
 
+    @classmethod
+    def of(cls, report: Tensor, vector: bool) -> Info:
+        """The report of an op, `(*batch, 4, k)`, or of a vector `(4,)`; without derivatives."""
+        status, iterations, residual, strategy = report.detach().unbind(-1 if vector else -2)
+        return cls(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64))
+
     def __repr__(self) -> str:
         """With names for numbers, where there is one column: `Info(status=MAXITER, iterations=30, ...)`."""
         if not all(_is_a_number(t) for t in self):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import optree
-import torch
 from torch import Tensor
 
 from . import calculus, matrix_free
@@ -188,10 +187,7 @@ def _solve_with_info(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint
     values, columns, restore, vector = plan(A.values, A.pattern, b, A.shape[0])
     start = _start(A, b, columns, x0)
     x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True, start)
-    report = restore(report).detach()
-    status, iterations, residual, strategy = report.unbind(-1 if vector else -2)
-    info = Info(status.to(torch.int64), iterations.to(torch.int64), residual, strategy.to(torch.int64))
-    return Solution(restore(x), info)
+    return Solution(restore(x), Info.of(restore(report), vector))
 
 
 def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Tensor | None:
