@@ -24,7 +24,11 @@ from peers import COLAMD, SYMMETRIC
 
 from sparsolve.backends.host import Structure
 
-SOLVERS = {"PARDISO": "pardiso", "METIS + SuperLU": "metis", "KLU": "klu"}
+SOLVERS = {"PARDISO": "pardiso", "METIS + SuperLU": "metis", "KLU": "klu", "CHOLMOD": "cholmod"}
+KINDS: dict[str, Callable[[str], list[str]]] = {
+    "pardiso": lambda special: list(dict.fromkeys(("general", special))),
+    "cholmod": lambda special: ["positive"] if special == "positive" else [],
+}
 
 
 SYSTEMS: dict[str, tuple[Callable[[], Any], str]] = {
@@ -100,7 +104,7 @@ def main() -> None:
         for system, (make, special) in SYSTEMS.items():
             if options.systems not in system or (name == "metis" and special == "symmetric"):
                 continue
-            for kind in dict.fromkeys(("general", special)) if name == "pardiso" else ("general",):
+            for kind in KINDS.get(name, lambda special: ["general"])(special):
                 print(f"{system:24} {label:18} {kind:9} {compare(make(), kind, module, options.repeat)}", flush=True)
 
 

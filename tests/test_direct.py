@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import oracle
 import sparsolve as sps
 from sparsolve import Strategy, solvers
-from sparsolve.backends import direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
+from sparsolve.backends import cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -534,14 +535,28 @@ OPTIONAL = {
     "indefinite": (grid_values, (12, 12, 12), {"shift": 3.3}, Strategy.PARDISO_SYMMETRIC, pardiso),
     "unsymmetric": (grid_values, (14, 14, 14), {"skew": 0.02}, Strategy.PARDISO, pardiso),
     "hardly any fill": (grid_values, (16, 100), {"skew": 0.02}, Strategy.KLU, klu),
+    "positive, by CHOLMOD": (grid_values, (12, 12, 12), {}, Strategy.CHOLMOD, cholmod),
 }
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Calls with a module's name make it the one optional library that is there."""
+
+    def those(name):
+        monkeypatch.setattr(strategy, "BACKENDS", ("entries", "lapack", name, "superlu"))
+        strategy._modules.cache_clear()
+
+    yield those
+    strategy._modules.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", [pytest.param(n, marks=needs(case[-1])) for n, case in OPTIONAL.items()])
-def test_an_optional_library_is_chosen_where_it_pays(name, dtype):
+def test_an_optional_library_is_chosen_where_it_pays(name, dtype, only):
     """On a pattern that came before; the numbers agree with SuperLU's, and one factorization serves both directions."""
-    make, sizes, options, expected, _ = OPTIONAL[name]
+    make, sizes, options, expected, library = OPTIONAL[name]
+    only(library.__name__.rpartition(".")[2])
     values, pattern = make(sizes, dtype, **options)
     b = torch.randn(pattern.shape[0], 2, dtype=dtype)
     sps.solve(sps.SparseMatrix(2 * values, pattern), b)
@@ -575,13 +590,16 @@ def test_metis_orders_a_pattern_that_came_before():
 
 @pytest.mark.parametrize(
     "backend",
-    [pytest.param(name, marks=needs(m)) for name, m in [("pardiso", pardiso), ("klu", klu), ("metis", metis)]],
+    [
+        pytest.param(name, marks=needs(m))
+        for name, m in [("pardiso", pardiso), ("klu", klu), ("metis", metis), ("cholmod", cholmod)]
+    ],
 )
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_a_pinned_library_is_used_whether_it_pays_or_not(backend, n):
-    A = sps.SparseMatrix.from_torch(
-        (torch.diag(torch.full((n,), 4.0, dtype=F64)) + torch.rand(n, n, dtype=F64)).to_sparse()
-    )
+    M = torch.rand(n, n, dtype=F64)
+    M = M + M.mT + 2 * n * torch.eye(n) if backend == "cholmod" else M
+    A = sps.SparseMatrix.from_torch((torch.diag(torch.full((n,), 4.0, dtype=F64)) + M).to_sparse())
     b = torch.randn(n, 3, dtype=F64)
     x, info = sps.solve_with_info(A, b, sps.LU(backend=backend))
     torch.testing.assert_close(x, torch.linalg.solve(A.to_dense(), b))
@@ -594,21 +612,59 @@ def test_a_pinned_backend_that_cannot():
         sps.solve(A, torch.ones(3), sps.LU(backend="entries"))
 
 
-@needs(pardiso)
-def test_a_failed_cholesky_is_not_tried_again_on_the_pattern(monkeypatch):
-    tried, true = [], pardiso.decompose
+@pytest.mark.parametrize(
+    ("library", "expected"),
+    [
+        pytest.param(pardiso, ["positive", "hermitian", "hermitian"], marks=needs(pardiso), id="pardiso"),
+        pytest.param(cholmod, ["positive"], marks=needs(cholmod), id="cholmod"),
+    ],
+)
+def test_a_failed_cholesky_is_not_tried_again_on_the_pattern(library, expected, monkeypatch, only, capfd):
+    only(library.__name__.rpartition(".")[2])
+    tried, true = [], library.decompose
     monkeypatch.setattr(
-        pardiso, "decompose", lambda A, s, kind, fresh=False: tried.append(kind) or true(A, s, kind, fresh)
+        library, "decompose", lambda A, s, kind, fresh=False: tried.append(kind) or true(A, s, kind, fresh)
     )
     values, pattern = grid_values((12, 12, 12), F64, shift=3.3)
     for scale in (1.0, 2.0, 3.0):
         sps.solve(sps.SparseMatrix(scale * values, pattern), torch.ones(1728, dtype=F64))
-    assert tried == ["positive", "hermitian", "hermitian"]
+    assert tried == expected
+    assert capfd.readouterr() == ("", "")
 
 
-@needs(pardiso)
-@pytest.mark.parametrize("solver", [sps.LU(backend="pardiso"), sps.Cholesky(backend="pardiso")], ids=str)
-def test_gradients_with_pardiso(solver):
+@needs(cholmod)
+@pytest.mark.parametrize("dtype", [F32, F64], ids=str)
+def test_pivots_of_very_different_size_are_no_warning(dtype):
+    """scikit-sparse 0.5 warns of them in each solve; the condition that counts does not depend on scales."""
+    values, pattern = grid_values((12, 12, 12), dtype)
+    scale = torch.as_tensor(np.ldexp(1.0, np.arange(1728) % 49 - 24)).to(dtype)  # exact, so that A stays symmetric
+    A = sps.SparseMatrix(values * scale[pattern.rows().long()] * scale[pattern.col.long()], pattern)
+    b = torch.ones(1728, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x, info = sps.solve_with_info(A, b, sps.Cholesky(backend="cholmod"))
+    assert info.strategy == Strategy.CHOLMOD
+    right = sps.solve(sps.SparseMatrix(values, pattern), b / scale) / scale
+    torch.testing.assert_close(x, right, rtol=1e-3 if dtype is F32 else 1e-9, atol=0)
+
+
+@needs(cholmod)
+def test_cholmod_leaves_other_matrices_alone():
+    values, pattern = grid_values((12, 12), F64, skew=0.02)
+    with pytest.raises(sps.SolveError, match="no strategy"):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(144, dtype=F64), sps.LU(backend="cholmod"))
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solver(backend=name), marks=needs(m))
+        for name, m in (("pardiso", pardiso), ("cholmod", cholmod))
+        for solver in (sps.LU, sps.Cholesky)
+    ],
+    ids=str,
+)
+def test_gradients_with_an_optional_library(solver):
     values, pattern = grid_values((12, 12, 12), C128)
     b = torch.randn(1728, dtype=C128)
     sps.solve(sps.SparseMatrix(values, pattern), b)
@@ -624,15 +680,23 @@ def test_gradients_with_pardiso(solver):
     torch.testing.assert_close(got, right, rtol=1e-9, atol=0)
 
 
-@needs(pardiso)
-def test_cholesky_by_pardiso_refuses_an_indefinite_matrix():
+@pytest.mark.parametrize(
+    "backend", [pytest.param("pardiso", marks=needs(pardiso)), pytest.param("cholmod", marks=needs(cholmod))]
+)
+@pytest.mark.parametrize("pinned", [False, True])
+def test_an_optional_cholesky_refuses_an_indefinite_matrix(backend, pinned, only):
+    only(backend)
     values, pattern = grid_values((12, 12, 12), F64, shift=3.3)
+    solver = sps.Cholesky(backend=backend if pinned else None)
     with pytest.raises(sps.NotPositiveDefiniteError, match="Use LU"):
-        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(1728, dtype=F64), sps.Cholesky())
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(1728, dtype=F64), solver)
 
 
-@needs(pardiso)
-def test_a_singular_matrix_is_singular_with_pardiso_too():
+@pytest.mark.parametrize(
+    "backend", [pytest.param("pardiso", marks=needs(pardiso)), pytest.param("cholmod", marks=needs(cholmod))]
+)
+def test_a_singular_matrix_is_singular_with_an_optional_library_too(backend, only):
+    only(backend)
     values, pattern = grid_values((12, 12, 12), F64)
     b = torch.ones(1728, dtype=F64)
     sps.solve(sps.SparseMatrix(values, pattern), b)
@@ -643,9 +707,9 @@ def test_a_singular_matrix_is_singular_with_pardiso_too():
     assert sps.solve_with_info(sps.SparseMatrix(neumann, pattern), b).info.status == sps.Status.SINGULAR
 
 
-@pytest.mark.parametrize("backend", ["pardiso", "klu", "metis"])
+@pytest.mark.parametrize("backend", ["pardiso", "klu", "metis", "cholmod"])
 def test_a_pinned_library_that_is_not_there(backend, monkeypatch):
-    module = {"pardiso": pardiso, "klu": klu, "metis": metis}[backend]
+    module = {"pardiso": pardiso, "klu": klu, "metis": metis, "cholmod": cholmod}[backend]
     monkeypatch.setattr(module, "missing", lambda: "It is not installed. pip install it.")
     strategy._modules.cache_clear()
     A = sps.SparseMatrix.from_torch(torch.eye(2).to_sparse())

@@ -22,7 +22,9 @@ from sparsolve.backends.host import Structure
 from systems import DTYPES, SINGULAR, SYSTEMS, poisson
 
 EXTRAS = {"pardiso": "mkl", "metis": "metis", "klu": "klu"}
+MODULES = (*EXTRAS, "cholmod")
 KINDS = ("general", "symmetric", "hermitian", "positive")
+ONLY = {"cholmod": ("positive",)}  # kinds that a library serves, where not all
 TOLERANCE = {"f": 2e-3, "F": 2e-3, "d": 1e-9, "D": 1e-9}  # before any refinement
 
 
@@ -35,9 +37,11 @@ def module(name: str) -> Any:
     return found
 
 
-each_module = pytest.mark.parametrize("name", EXTRAS)
+each_module = pytest.mark.parametrize("name", MODULES)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_module_and_kind = pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in MODULES for kind in ONLY.get(name, KINDS)]
+)
 
 
 def made(M: Any) -> tuple[Any, Structure]:
@@ -48,6 +52,14 @@ def made(M: Any) -> tuple[Any, Structure]:
     A = structure.csc(M.data)
     A.data.setflags(write=False)
     return A, structure
+
+
+def usual(name: str, *sizes: int) -> tuple[Any, Structure, str]:
+    """A matrix that this library decomposes, unsymmetric if it can be, and its kind."""
+    M = poisson(*sizes)
+    if name in ONLY:
+        return *made(M), ONLY[name][0]
+    return *made(M + sp.diags([0.3], [1], shape=M.shape)), "general"
 
 
 def system(name: str, dtype: torch.dtype, kind: str) -> tuple[Any, Structure]:
@@ -102,9 +114,8 @@ def check(A: Any, factor: Any, tolerance: float | None = None) -> None:
 # ---- the contract
 
 
-@each_module
+@each_module_and_kind
 @each_dtype
-@each_kind
 @pytest.mark.parametrize("system_name", SYSTEMS)
 def test_contract(name: str, dtype: torch.dtype, kind: str, system_name: str) -> None:
     A, structure = system(system_name, dtype, kind)
@@ -120,8 +131,7 @@ def test_contract(name: str, dtype: torch.dtype, kind: str, system_name: str) ->
     np.testing.assert_array_equal(A.data, before)
 
 
-@each_module
-@each_kind
+@each_module_and_kind
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 def test_new_values_on_an_old_pattern(name: str, dtype: torch.dtype, kind: str) -> None:
     """More factors at a time than one analysis of PARDISO holds, all alive, each with its own answers."""
@@ -140,7 +150,7 @@ def test_new_values_on_an_old_pattern(name: str, dtype: torch.dtype, kind: str) 
     check(matrices[3], factors[3])  # what others do to the analysis does not matter
 
 
-@each_module
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in ONLY])
 def test_very_different_values_on_an_old_pattern(name: str) -> None:
     """Pivots, scaling and matching of the first values do not serve the others; after a fresh start refinement may assume them to."""
     decompose = module(name).decompose
@@ -182,8 +192,8 @@ def test_klu_uses_pivots_again_and_not_too_long(dtype: torch.dtype) -> None:
 def test_threads(name: str) -> None:
     """One factor in four threads, and four factors of one pattern."""
     decompose = module(name).decompose
-    A, structure = made(poisson(12, 12) + sp.diags([0.3], [1], shape=(144, 144)))
-    factor = decompose(A, structure, "general")
+    A, structure, kind = usual(name, 12, 12)
+    factor = decompose(A, structure, kind)
     rhs = [right(A, (144, 2), seed=seed) for seed in range(40)]
     expected = [factor.solve(b, trans) for b in rhs for trans in "NT"]
     with ThreadPoolExecutor(4) as pool:
@@ -191,7 +201,7 @@ def test_threads(name: str) -> None:
         for x, y in zip(got, expected, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12)
         scales = np.linspace(1, 2, 40)
-        many = list(pool.map(lambda s: decompose(A * s, structure, "general").solve(rhs[0], "N"), scales))
+        many = list(pool.map(lambda s: decompose(A * s, structure, kind).solve(rhs[0], "N"), scales))
     for s, x in zip(scales, many, strict=True):
         np.testing.assert_allclose(x * s, expected[0], rtol=1e-10, atol=1e-12)
 
@@ -202,8 +212,8 @@ def test_memory_is_released(name: str) -> None:
     if sys.platform != "linux":
         pytest.skip("reads /proc")
     decompose = module(name).decompose
-    A, structure = made(poisson(14, 14, 14))
-    factor = decompose(A, structure, "general")
+    A, structure, kind = usual(name, 14, 14, 14)
+    factor = decompose(A, structure, kind)
 
     def resident() -> float:
         gc.collect()
@@ -212,7 +222,7 @@ def test_memory_is_released(name: str) -> None:
     def run(times: int) -> None:
         for i in range(times):
             B = A * (1 + i / times)
-            cycle: list[Any] = [decompose(B, structure, "general", fresh=i % 10 == 0)]
+            cycle: list[Any] = [decompose(B, structure, kind, fresh=i % 10 == 0)]
             cycle.append(cycle)
             if i % 10 == 0:
                 gc.collect()
@@ -235,12 +245,10 @@ PREAMBLE = """
 import gc, os, signal, warnings
 import torch
 from importlib import import_module
-import scipy.sparse as sp
-from test_direct_backends import made, check, right, error
-from systems import poisson
+from test_direct_backends import check, usual
 M = import_module("sparsolve.backends.{name}")
 torch.set_num_threads({threads})
-A, structure = made(poisson(20, 20, 20) + sp.diags([0.3], [1], shape=(8000, 8000)))
+A, structure, kind = usual("{name}", 20, 20, 20)
 """
 
 
@@ -251,21 +259,21 @@ def test_fork_and_exit(name: str, threads: int) -> None:
     module(name)
     code = """
     torch.randn(1000000).sin()  # starts torch's threads
-    factor = M.decompose(A, structure, "general")
+    factor = M.decompose(A, structure, kind)
     check(A, factor)
     warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads is what is tested
     child = os.fork()
     if child == 0:
         signal.alarm(60)
         check(A, factor)
-        other = M.decompose(A * 2, structure, "general")
+        other = M.decompose(A * 2, structure, kind)
         check(A * 2, other)
         del factor, other, structure
         gc.collect()
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     check(A, factor)
-    check(A * 3, M.decompose(A * 3, structure, "general"))
+    check(A * 3, M.decompose(A * 3, structure, kind))
     """
     done = python(PREAMBLE.format(name=name, threads=threads) + textwrap.dedent(code))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -276,11 +284,11 @@ def test_the_number_of_threads_may_change(name: str) -> None:
     """PARDISO crashes if it changes between its phases, so there it stays what it was."""
     module(name)
     code = """
-    factor = M.decompose(A, structure, "general")
+    factor = M.decompose(A, structure, kind)
     for n in (1, 2, 3, 1, 2):
         torch.set_num_threads(n)
         check(A, factor)
-        check(A * n, M.decompose(A * n, structure, "general", fresh=n == 3))
+        check(A * n, M.decompose(A * n, structure, kind, fresh=n == 3))
         torch.linalg.solve(torch.eye(300) + 0.001, torch.ones(300))
     """
     done = python(PREAMBLE.format(name=name, threads=2) + textwrap.dedent(code))
@@ -328,9 +336,8 @@ def test_how_this_process_uses_mkl_already(before: str, outcome: str) -> None:
 # ---- failures
 
 
-@each_module
+@each_module_and_kind
 @pytest.mark.parametrize("singular", ["zero row", "zero matrix", "structural", "dependent rows", "grid graph"])
-@pytest.mark.parametrize("kind", ["general", "symmetric"])
 def test_a_singular_matrix_is_a_sentence_or_shows(name: str, singular: str, kind: str) -> None:
     """A plain error, or numbers that a caller can tell: perturbed pivots, a large residual, or a large solution."""
     decompose = module(name).decompose
@@ -354,7 +361,7 @@ def test_not_positive(name: str, dtype: torch.dtype) -> None:
     decompose = module(name).decompose
     A, structure = system("Poisson 2-D", dtype, "positive")
     first, second = decompose(A, structure, "positive"), decompose(A * 2, structure, "positive")
-    if name == "pardiso":
+    if name in ("pardiso", "cholmod"):
         with pytest.raises(NotPositive, match="not positive"):
             decompose(-A, structure, "positive")
     check(A, first)
@@ -366,7 +373,7 @@ def test_not_positive(name: str, dtype: torch.dtype) -> None:
 # ---- without the library
 
 
-@each_module
+@pytest.mark.parametrize("name", EXTRAS)
 def test_the_reason_names_the_extra(name: str) -> None:
     """In a process where the library cannot be found."""
     code = f"""
@@ -386,3 +393,31 @@ def test_the_reason_names_the_extra(name: str) -> None:
     done = python(code)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(f'pip install "sparsolve[{EXTRAS[name]}]" installs it.\n')
+
+
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        ("None", "scikit-sparse is not installed."),
+        ("type(sys)('sksparse.cholmod')", "scikit-sparse is of a version that is not known."),
+    ],
+)
+def test_cholmod_says_how_it_is_got(there: str, said: str) -> None:
+    """No extra installs it."""
+    code = f"""
+    import sys
+    sys.modules["sksparse"], sys.modules["sksparse.cholmod"] = type(sys)("sksparse"), {there}
+    from sparsolve.backends import cholmod
+    print(cholmod.missing())
+    """
+    done = python(code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said)
+    assert "conda install -c conda-forge scikit-sparse" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["general", "symmetric", "hermitian"])
+def test_cholmod_refuses_other_kinds(kind: str) -> None:
+    A, structure = made(poisson(3, 3))
+    with pytest.raises(DecompositionError, match="positive definite matrices only"):
+        module("cholmod").decompose(A, structure, kind)

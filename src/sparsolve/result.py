@@ -51,6 +51,7 @@ class Strategy(IntEnum):
     CUDSS = 14
     CUDSS_SYMMETRIC = 15
     CUDSS_CHOLESKY = 16
+    CHOLMOD = 17
 
 
 class Info(NamedTuple):

@@ -23,7 +23,7 @@ from .matching import structural_rank
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
-BACKENDS = ("entries", "lapack", "klu", "pardiso", "metis", "superlu")
+BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
 _STRONG = 0.99  # share of nonzero diagonal entries
 
 
