@@ -70,6 +70,7 @@ ORDER = [
     "backends.*",  # one solver each; they do not import one another
     "ops",
     "calculus",
+    "coordinates",
     "compressed",
     "operands",
     "arithmetic",

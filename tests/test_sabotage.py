@@ -25,6 +25,7 @@ import sparsolve as sps
 from sparsolve import arithmetic, array_key, calculus, ops, registration
 from sparsolve.backends import direct, host, structure
 from sparsolve.compressed import _Values
+from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
 
 # ---- one edit of a function, and its undoing
@@ -202,12 +203,23 @@ def layouts() -> None:
     for T in (D.real.to_sparse(), D.real.to_sparse_csr(), D.real.to_sparse_csc()):
         expected = 2 * (D.real @ b.real @ b.real.T) * (D != 0)
         _close(_gradient(T.requires_grad_(), b.real, create_graph=True), expected)
+        A = sps.SparseMatrix.from_torch(T.detach()).requires_grad_()
+        expected = _second(lambda A: A, A, b.real)
+        _close(_second(sps.SparseMatrix.to_torch, A, b.real), expected)
+        _close(_second(lambda A: A.to_torch(torch.sparse_coo), A, b.real), expected)
     row = torch.tensor([3, 0, 4, 1, 2, 0])
     col = torch.tensor([0, 1, 2, 3, 4, 0])
     pattern, order = sps.Pattern.from_coo(row, col, (N, N))
     v = torch.arange(1.0, 7.0, dtype=torch.float64)
     D = torch.zeros(N, N, dtype=torch.float64).index_put((row, col), v)
     _close(sps.SparseMatrix(v[order], pattern).to_dense(), D)
+
+
+def _second(form: Any, A: sps.SparseMatrix, b: Tensor) -> Tensor:
+    """A second derivative in the values, by way of another form of the matrix."""
+    loss = sps.matmul(form(A), b).pow(2).sum() + A.values.pow(2).sum()
+    (g,) = torch.autograd.grad(loss, A.values, create_graph=True)
+    return torch.autograd.grad(g.sum(), A.values)[0]
 
 
 def _gradient(T: Tensor, b: Tensor, *, create_graph: bool) -> Tensor:
@@ -654,6 +666,14 @@ MISTAKES = [
         "compressed(grad.detach(), ctx",
         "layouts",
     ),
+    Mistake(
+        "gradient of a COO tensor cut off from its graph",
+        _Entries.backward,
+        "coordinates(grad, row",
+        "coordinates(grad.detach(), row",
+        "layouts",
+    ),
+    Mistake("to_torch cut off from its graph", _Placed.backward, "_at(grad, ", "_at(grad.detach(), ", "layouts"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Sparse tensors taken apart and put together, differentiably, any number of times.
+"""CSR and CSC tensors taken apart and put together, differentiably, any number of times.
 
 torch's own `values()` of a CSR tensor loses the second derivative without a word, its constructor has no gradient for complex
 values, and neither works on a tensor that a transform's function has captured. The two Functions here are each other's backward.
@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .coordinates import coordinates, no_tangent, of_coo, refused
 from .errors import sentence
-from .pattern import Pattern, check_places, pointers, unchecked
-from .registration import outside_transforms
+from .pattern import Pattern
+from .registration import is_wrapped, outside_transforms
 
-__all__ = ["compressed", "dense_dimensions", "of_coo", "of_entries", "parts", "require_sparse"]
+__all__ = ["compressed", "dense_dimensions", "of_entries", "parts", "require_sparse"]
+
+_INSIDE = "in the layout CSR or CSC inside a transform of torch.func"
 
 
 def require_sparse(T: Tensor) -> None:
@@ -67,20 +70,9 @@ def parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def compressed(values: Tensor, outer: Tensor, plain: Tensor, shape: tuple[int, int], layout: torch.layout) -> Tensor:
     """The CSR or CSC tensor of these parts; its indices are known to be right."""
+    if is_wrapped(values):
+        raise refused(_INSIDE)
     return _Compressed.apply(values, outer, plain, shape, layout)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def of_coo(T: Tensor) -> tuple[Tensor, Pattern]:
-    """Values and pattern of a COO tensor; one that is called coalesced and is not loses the name, and is coalesced."""
-    shape = (T.shape[0], T.shape[1])
-    named = T.is_coalesced()
-    if not named or not _canonical(T.indices()):
-        row, col = T._indices().unbind()
-        check_places(row, col, shape)  # before coalesce(), which takes them as right
-        T = (T.t().t() if named else T).coalesce()
-    row, col = T.indices().unbind()
-    # cloned, for Dynamo fails at views of a sparse tensor
-    return T.values().clone(), unchecked(pointers(row.contiguous(), shape[0]), col.clone(), shape)
 
 
 def of_entries(values: Tensor, pattern: Pattern, layout: torch.layout) -> Tensor:
@@ -92,26 +84,16 @@ def of_entries(values: Tensor, pattern: Pattern, layout: torch.layout) -> Tensor
                 remedy="Convert one matrix at a time.",
             )
         )
-    shape, index = pattern.shape, pattern.col.dtype
-    indices = torch.stack([pattern.rows(), pattern.col])
-    coo = torch.sparse_coo_tensor(indices, values, shape, device=values.device, check_invariants=True).coalesce()
     if layout is torch.sparse_coo:
-        return coo
+        return coordinates(values, pattern.rows().long(), pattern.col.long(), pattern.shape)
     if layout is not torch.sparse_csr:
         raise TypeError(sentence(f"layout is {layout}; to_torch makes torch.sparse_csr or torch.sparse_coo."))
-    row, col = coo.indices().to(index).unbind()  # a COO tensor's are int64
-    return compressed(coo.values(), pointers(row.contiguous(), shape[0]), col.contiguous(), shape, layout)
-
-
-def _canonical(indices: Tensor) -> bool:
-    """Whether each entry comes after the one before it in row-major order; taken to be so where that cannot be read."""
-    if torch.compiler.is_compiling():
-        return True
-    (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
-    try:
-        return bool(((row > before) | ((row == before) & (col > left))).all())
-    except RuntimeError:
-        return True
+    if any(map(is_wrapped, (values, pattern.crow, pattern.col))):
+        raise refused(_INSIDE)
+    with outside_transforms():
+        values, summed = of_coo(of_entries(values, pattern, torch.sparse_coo))
+        index = pattern.col.dtype  # a COO tensor's are int64
+        return compressed(values, summed.crow.to(index), summed.col.to(index), pattern.shape, layout)
 
 
 def _indices(T: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,3 +131,5 @@ class _Compressed(torch.autograd.Function):
         outer = torch.repeat_interleave(ctx.outer.diff(), output_size=ctx.plain.shape[0])
         at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
         return dense[at], None, None, None, None
+
+    jvp = staticmethod(no_tangent)  # type: ignore[assignment]

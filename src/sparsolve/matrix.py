@@ -11,9 +11,10 @@ from torch import Tensor
 
 from . import calculus
 from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_product, ordered, transposed
-from .compressed import of_coo, of_entries, parts, require_sparse
+from .compressed import of_entries, parts, require_sparse
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_described, require_matrix
+from .coordinates import of_coo
 from .errors import PatternError
 from .operands import plan, require_pattern
 from .pattern import Pattern, unchecked
