@@ -23,7 +23,15 @@ _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 
 
-_BACKENDS = ("entries", "lapack", "klu", "pardiso", "metis", "superlu")  # as in backends/strategy.py, and cuDSS
+_BACKENDS = (
+    "entries",
+    "lapack",
+    "klu",
+    "pardiso",
+    "cholmod",
+    "metis",
+    "superlu",
+)  # as in backends/strategy.py, and cuDSS
 _RECORDS: dict[str, type[Solver]] = {}
 
 
@@ -109,14 +117,14 @@ class Cholesky(Solver):
     who want an indefinite matrix to be an error, `NotPositiveDefiniteError`. `A` must be Hermitian exactly.
 
     Args:
-        backend: as for `LU`.
+        backend: as for `LU`, and `"cholmod"`, where it is installed.
 
     Raises:
         TypeError, ValueError: a backend without such a name.
             In a solve: `NotPositiveDefiniteError` where `A` is not Hermitian, or not positive definite; else as `LU`.
 
     Cost:
-        As `LU`; LAPACK, PARDISO and cuDSS factorize in half the time of LU, SuperLU in the same.
+        As `LU`; LAPACK, CHOLMOD, PARDISO and cuDSS need half the operations of LU, SuperLU as many.
 
     >>> import torch, sparsolve as sps
     >>> sps.solve(torch.tensor([[2.0, 1.0], [1.0, 2.0]]).to_sparse(), torch.ones(2), sps.Cholesky())
