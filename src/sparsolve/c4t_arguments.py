@@ -94,6 +94,7 @@ def require_rhs(A: Tensor, B: Tensor, solve: Selection, transpose_solve: Selecti
 
 
 def require_dtype(name: str, t: Tensor) -> None:
+    """Refuse a dtype that has no solver."""
     if t.dtype not in DTYPES:
         raise TypeError(
             sentence(

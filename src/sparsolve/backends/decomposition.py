@@ -1,4 +1,4 @@
-"""The contract of the optional direct solvers `pardiso`, `klu` and `metis`: they decompose and solve, and check nothing.
+"""The contract of the optional direct solvers `pardiso`, `klu`, `metis` and `cholmod`: they decompose and solve, and check nothing.
 
 Each module has `missing()`, which is None or the sentence that says what to install, and
 `decompose(A, structure, kind, fresh=False)`. The result is a `strategy.Decomposition` that also has `perturbed`, how many pivots the
