@@ -42,39 +42,46 @@ SYSTEMS: dict[str, Callable[[], Any]] = {
 }
 
 
-def seconds(call: Callable[[int], Any], i: int) -> float:
+def seconds(call: Callable[[Any], Any], given: Any) -> float:
     start = time.perf_counter()
-    call(i)
+    call(given)
     return time.perf_counter() - start
 
 
 def value_and_gradient(A: Any, repeat: int) -> dict[str, Any]:
-    """Medians over interleaved pairs; every call has values of its own, so that nothing is found in the memo."""
+    """Medians over interleaved pairs; every call is given values of its own, so that nothing is found in the memo."""
     n = A.shape[0]
     csc, b, g = A.tocsc(), np.random.default_rng(1).standard_normal(n), np.ones(n)
 
     def splu_seconds(options: dict[str, Any]) -> float:
-        return median(seconds(lambda i: sla.splu(csc, **options), i) for i in range(5))
+        return median(seconds(lambda A: sla.splu(A, **options), csc) for _ in range(5))
 
     best = min((SYMMETRIC, COLAMD), key=splu_seconds)
     pattern = sps.Pattern(torch.from_numpy(A.indptr), torch.from_numpy(A.indices), A.shape)
     values, rhs, cotangent = torch.from_numpy(A.data), torch.from_numpy(b), torch.from_numpy(g)
 
-    def raw(i: int) -> None:
-        csc.data[0] += 1e-9
-        lu = sla.splu(csc, **best)
+    def another(i: int) -> tuple[Any, Any]:
+        """The same matrix but for a small change, for each side."""
+        M, v = csc.copy(), values.clone()
+        M.data[0] += 1e-9 * (i + 1)
+        v[0] += 1e-9 * (i + 1)
+        return M, v.requires_grad_()
+
+    def raw(M: Any) -> None:
+        lu = sla.splu(M, **best)
         lu.solve(b)
         lu.solve(g, "T")
 
-    def ours(i: int) -> None:
-        v = values.clone()
-        v[0] += 1e-9 * (i + 1)
-        v.requires_grad_()
+    def ours(v: Any) -> None:
         sps.solve(sps.SparseMatrix(v, pattern), rhs).backward(cotangent)
 
     calls = repeat * max(1, min(100, 20_000 // n)) + 1
     sps.clear_memo()
-    pairs = [(seconds(raw, i), seconds(ours, i)) for i in range(calls)][1:]
+    pairs = []
+    for i in range(calls):
+        M, v = another(i)
+        pairs.append((seconds(raw, M), seconds(ours, v)))
+    pairs = pairs[1:]
     assert sps.memo_info().factorizations == calls, "each call makes one factorization"
     return {
         "n": n,

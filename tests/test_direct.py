@@ -62,6 +62,10 @@ def saddle(n: int = 300) -> sp.csr_matrix:
     return same_shuffle(sp.bmat([[sp.eye(n) * 3, B.T], [B, None]]))
 
 
+def random_pattern(n: int) -> sp.csr_matrix:
+    return sp.csr_matrix(sp.random(n, n, 0.1, random_state=np.random.default_rng(2)) + 3 * sp.eye(n))
+
+
 CASES = {
     "diagonal": (lambda: sp.diags([[1.0, -2.0, 4.0]], [0]), Strategy.DIAGONAL),
     "1 x 1": (lambda: sp.csr_matrix([[2.0]]), Strategy.DIAGONAL),
@@ -73,10 +77,11 @@ CASES = {
     "long chain": (lambda: chain(400), Strategy.TRIANGULAR),
     "long chain, shuffled": (lambda: shuffled(chain(400)), Strategy.SUPERLU),
     "scaled permutation": (lambda: shuffled(sp.diags([np.arange(1.0, 8)], [0])), Strategy.TRIANGULAR),
-    "2 x 2": (lambda: sp.csr_matrix([[2.0, 1.0], [1.0, 3.0]]), Strategy.BANDED),
+    "2 x 2": (lambda: sp.csr_matrix([[2.0, 1.0], [1.0, 3.0]]), Strategy.DENSE),
     "Poisson 1-D": (lambda: poisson(200), Strategy.TRIDIAGONAL),
     "Poisson 2-D": (lambda: poisson(12, 12), Strategy.BANDED),
-    "dense": (lambda: sp.csr_matrix(np.random.default_rng(0).standard_normal((20, 20))), Strategy.BANDED),
+    "dense": (lambda: sp.csr_matrix(np.random.default_rng(0).standard_normal((20, 20))), Strategy.DENSE),
+    "random, n = 60": (lambda: random_pattern(60), Strategy.DENSE),
     "Poisson 2-D, shuffled": (lambda: same_shuffle(poisson(16, 16)), Strategy.SUPERLU_SYMMETRIC),
     "arrow": (arrow, Strategy.SUPERLU_SYMMETRIC),
     "ring, far": (lambda: same_shuffle(ring(400)), Strategy.SUPERLU_SYMMETRIC),
@@ -252,6 +257,7 @@ DEFINITE = {
     "diagonal": lambda: sp.diags([[1.0, 2.0, 4.0]], [0]),
     "tridiagonal": lambda: poisson(40),
     "banded": lambda: poisson(7, 9),
+    "small": lambda: same_shuffle(poisson(8, 8)),
     "shuffled": lambda: same_shuffle(poisson(16, 16)),
     "arrow": arrow,
 }
@@ -282,6 +288,7 @@ def test_cholesky(name, dtype):
             x, info = sps.solve_with_info(A, b, sps.Cholesky(), adjoint=adjoint)
             assert (info.status == 0).all()
             assert all(Strategy(int(s)).name.endswith("CHOLESKY") for s in info.strategy.reshape(-1))
+            assert (info.strategy == Strategy.DENSE_CHOLESKY).all() == (name in ("small", "2 x 2", "1 x 1"))
             assert residual(values, pattern, b, x, adjoint) < 20 * torch.finfo(dtype).eps
     assert sps.memo_info().factorizations == 1
 

@@ -96,6 +96,30 @@ PRIVATE = [
         "what torch/_functorch/eager_transforms.py wraps inputs with",
     ),
     (
+        "torch._C",
+        "_get_tracing_state",
+        "tells whether torch.jit.trace records calls, so that ops must be called through the dispatcher",
+        "what torch.jit.is_tracing asks",
+    ),
+    (
+        "torch._C",
+        "_len_torch_dispatch_stack",
+        "tells whether a TorchDispatchMode is active, so that ops must be called through the dispatcher",
+        "what torch/utils/_python_dispatch.py asks",
+    ),
+    (
+        "torch._C",
+        "_len_torch_function_stack",
+        "tells whether a TorchFunctionMode is active, so that ops must be called through the dispatcher",
+        "what torch/overrides.py asks",
+    ),
+    (
+        "torch._C._autograd",
+        "_profiler_enabled",
+        "tells whether a profiler records calls, so that ops must be called through the dispatcher",
+        "what torch/autograd/profiler.py asks",
+    ),
+    (
         "torch._functorch.utils",
         "enable_single_level_autograd_function",
         "lets a single-level Function be applied while transforms are active",

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops  # noqa: F401  (defines the ops)
+from . import ops
 from .errors import PatternError, sentence
 from .registration import attach
 from .solvers import cotangent, tangent
@@ -48,17 +48,17 @@ def solve(
     x0: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b and the first guess x0 `(*batch, n, k)`."""
-    return torch.ops.sparsolve.solve.default(values, crow, col, b, solver, adjoint, report, x0)  # type: ignore[no-any-return]
+    return _solve(values, crow, col, b, solver, adjoint, report, x0)  # type: ignore[no-any-return]
 
 
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
-    return torch.ops.sparsolve.matmul.default(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
+    return _matmul(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
 
 
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the pattern's entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`."""
-    return torch.ops.sparsolve.sample.default(crow, col, u, v)  # type: ignore[no-any-return]
+    return _sample(crow, col, u, v)  # type: ignore[no-any-return]
 
 
 def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Tensor:
@@ -206,6 +206,10 @@ def _unfold(x: Tensor, size: int, k: int) -> Tensor:
     return x.reshape(*x.shape[:-1], size, k).movedim(-2, 0).contiguous()
 
 
-attach("solve", backward=_solve_backward, jvp=_solve_jvp, vmap=_solve_vmap, unread=(3, 7))  # b, x0
-attach("matmul", backward=_matmul_backward, jvp=_matmul_jvp, vmap=_matmul_vmap, unread=(-1,))  # y
-attach("sample", backward=_sample_backward, jvp=_sample_jvp, vmap=_sample_vmap, unread=(-1,))  # s
+def _attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int) -> Any:
+    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=unread, body=ops.bodies[name])
+
+
+_solve = _attached("solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7)  # b, x0
+_matmul = _attached("matmul", _matmul_backward, _matmul_jvp, _matmul_vmap, -1)  # y
+_sample = _attached("sample", _sample_backward, _sample_jvp, _sample_vmap, -1)  # s

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,11 @@ import scipy.sparse as sp
 import torch
 from scipy.linalg.blas import get_blas_funcs
 
-_tools: Any = getattr(sp, "_sparsetools", None)  # not public: without it SciPy's products are used
+from .loops import add_product
 
 _SAFE = 1000  # exponents of powers of two that are normal numbers
 _FUSED = 4096  # numbers from which on one pass by torch, `y + alpha x`, or by BLAS, `aᵀ b`, is faster than NumPy's way
+_TENSORS = 8  # arrays kept as tensors too; some methods have new ones in each step
 # between these a sum of squares has lost nothing to overflow or underflow
 _SQUARES = {c: (float(f.tiny) / float(f.eps) ** 2, float(f.max)) for c in "fd" for f in [np.finfo(c)]}
 
@@ -57,7 +58,7 @@ class Columns:
         self.xp = xp = namespace(r)
         self.A, self.M, self.r = A, M, r
         self.k = self._all = r.shape[1]
-        self.eps = float(xp.finfo(r.dtype).eps)
+        self.eps, self._real = float(xp.finfo(r.dtype).eps), r.dtype.kind == "f"
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())
         self.step, self.x = 0, None
@@ -71,6 +72,7 @@ class Columns:
         self._scratch, self._ones = xp.empty_like(r), np.ones(len(r), dtype=r.dtype)
         self._axpy = get_blas_funcs("axpy", dtype=r.dtype) if self.k == 1 and xp is np else None
         self._times = _compiled(A, r)
+        self._tensors: dict[int, Any] = {}
         self._many = self._is_many()
 
     def start(self) -> Any:
@@ -95,7 +97,8 @@ class Columns:
         """`aᴴ b` for each column, `(k,)`; of many numbers as one product and `(1 ... 1)` times it, in two thirds of `einsum`'s time."""
         if not self._many:
             return dot(a, b)
-        return self._ones @ np.multiply(a.conj(), b, out=self._room(a))
+        room = self._room(a)
+        return self._ones @ (np.square(a, out=room) if a is b and self._real else np.multiply(a.conj(), b, out=room))
 
     def _room(self, like: Any) -> Any:
         """An array of the same shape, overwritten by the next call that needs one."""
@@ -105,11 +108,10 @@ class Columns:
 
     def add(self, y: Any, alpha: Any, x: Any, sign: int = 1) -> None:
         """`y += sign alpha x`, one alpha for each column."""
-        if self._axpy is not None and self.k:
+        if self._fused(x):
+            self._tensor(y).addcmul_(self._tensor(x), _of(alpha, x), value=sign)
+        elif self._axpy is not None and self.k:
             self._axpy(x[:, 0], y[:, 0], a=sign * alpha[0])
-        elif self._fused(x):
-            alpha = alpha.astype(x.dtype, copy=False)
-            torch.from_numpy(y).addcmul_(torch.from_numpy(x), torch.from_numpy(alpha), value=sign)
         else:
             y += self.xp.multiply(sign * alpha, x, out=self._room(x))
 
@@ -119,12 +121,22 @@ class Columns:
 
     def advance(self, p: Any, beta: Any, z: Any) -> None:
         """`p = z + beta p`, one beta for each column."""
-        beta = beta.astype(p.dtype, copy=False)
         if self._fused(z):
-            torch.addcmul(torch.from_numpy(z), into := torch.from_numpy(p), torch.from_numpy(beta), out=into)
+            torch.addcmul(self._tensor(z), into := self._tensor(p), _of(beta, p), out=into)
         else:
-            p *= beta
+            p *= beta.astype(p.dtype, copy=False)
             p += z
+
+    def _tensor(self, a: Any) -> Any:
+        """The array as a tensor; without a preconditioner the arrays are the same in each step, and so are these."""
+        if self.M is not None:
+            return torch.from_numpy(a)
+        t = self._tensors.get(id(a))
+        if t is None:
+            if len(self._tensors) >= _TENSORS:
+                self._tensors.clear()
+            t = self._tensors[id(a)] = torch.from_numpy(a)  # which keeps the array, so that no other has its id
+        return t
 
     def _is_many(self) -> bool:
         """Whether the columns at work are NumPy's, and enough numbers to leave them to torch and BLAS."""
@@ -170,6 +182,7 @@ class Columns:
         self.index, self.target2, self.left = self.keep(self.index, self.target2, self.left)
         self.k = len(self.index)
         self._many = self._is_many()
+        self._tensors.clear()
         self._least = int(self.left.min()) if self.k else 0
         self._first = float(self.target2[0]) if self.k == 1 else 0.0
 
@@ -184,21 +197,16 @@ class Columns:
         return self.x, *kept
 
 
+def _of(alpha: Any, x: Any) -> Any:
+    """Numbers of x's dtype, as a tensor."""
+    return torch.from_numpy(alpha if alpha.dtype is x.dtype else alpha.astype(x.dtype))
+
+
 def _compiled(A: Any, r: Any) -> Callable[[Any, Any], None] | None:
-    """`q += A p` by SciPy's own loops, without the checks around them, for a CSR matrix of the dtype of r."""
-    if _tools is None or not (
-        sp.issparse(A) and A.format == "csr" and A.dtype == r.dtype and A.indices.dtype == A.indptr.dtype
-    ):
+    """`q += A p` without SciPy's checks, for a CSR matrix of the dtype of r."""
+    if not (sp.issparse(A) and A.format == "csr" and A.dtype == r.dtype and A.indices.dtype == A.indptr.dtype):
         return None
-    n, parts = A.shape[0], (A.indptr, A.indices, A.data)
-
-    def times(p: Any, q: Any) -> None:
-        if p.shape[1] == 1:
-            _tools.csr_matvec(n, n, *parts, p.ravel(), q.ravel())
-        else:
-            _tools.csr_matvecs(n, n, p.shape[1], *parts, p.ravel(), q.ravel())
-
-    return times
+    return partial(add_product, A.shape, (A.indptr, A.indices, A.data))
 
 
 def namespace(a: Any) -> Any:

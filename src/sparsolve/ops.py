@@ -25,12 +25,15 @@ from .retention import Source
 from .solvers import Solver, asked
 from .threads import each
 
-__all__ = ["REPORT", "columns", "located", "on_its_device", "relative_residual"]
+__all__ = ["REPORT", "bodies", "columns", "located", "on_its_device", "relative_residual"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 _WORTHWHILE = 20_000  # entries of a batch of matrices, from which on threads are
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
+
+
+bodies: dict[str, Callable[..., Any]] = {}
 
 
 def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -39,8 +42,9 @@ def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
 
     def define(body: Callable[..., Any]) -> Any:
         call = on_its_device(body)
-        op = torch.library.custom_op(name, call, mutates_args=(), tags=_TAGS)
+        op = torch.library.custom_op(f"sparsolve::{name}", call, mutates_args=(), tags=_TAGS)
         _library.impl(name, torch.compiler.disable(call), "CPU")
+        bodies[name] = call
         return op
 
     return define
@@ -56,7 +60,7 @@ def on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-@_opaque("sparsolve::solve")
+@_opaque("solve")
 def solve(
     values: Tensor,
     crow: Tensor,
@@ -107,7 +111,7 @@ def solve(
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
-@_opaque("sparsolve::matmul")
+@_opaque("matmul")
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
     on = device_module(values.device.type)
@@ -120,7 +124,7 @@ def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, a
     return on.tensor(y.reshape(*x.shape[:-2], *y.shape[1:]))  # type: ignore[no-any-return]
 
 
-@_opaque("sparsolve::sample")
+@_opaque("sample")
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`, out `(*batch, nnz)`."""
     on = device_module(u.device.type)
@@ -158,7 +162,7 @@ def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def _flat(a: Any, core: int) -> Any:
     """All batch dimensions as one, before the last `core`."""
-    return a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
+    return a[None] if a.ndim == core else a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
 
 
 def _factor(key: str, solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:

@@ -33,6 +33,10 @@ from torch._C import _AutoDispatchBelowAutograd
 from torch._C import _dispatch_tls_local_exclude_set as _excluded
 from torch._C import _dispatch_tls_local_include_set as _included
 from torch._C import _ForceDispatchKeyGuard as _dispatching
+from torch._C import _get_tracing_state as _tracing
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._C import _len_torch_function_stack as _function_modes
+from torch._C._autograd import _profiler_enabled as _profiling
 from torch._C._functorch import _set_dynamic_layer_keys_included as _set_transforming
 from torch._C._functorch import _wrap_for_grad
 from torch._C._functorch import get_unwrapped as _get_unwrapped
@@ -55,6 +59,8 @@ __all__ = ["attach", "is_followed", "is_wrapped", "numbers", "on_the_ground", "o
 Rule = Callable[..., Any]
 
 _NOTHING = contextlib.nullcontext()
+_UNWRAPPED = -1  # the level of what no transform ever wrapped
+_PLAIN = (Tensor, torch.nn.Parameter)
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 
 
@@ -173,7 +179,22 @@ def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
     return everything[:-1], everything[-1]
 
 
-def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = ()) -> None:
+def _at_rest(args: tuple[Any, ...]) -> bool:
+    """Whether the dispatcher would go straight to the op's rules and its body: plain tensors, and nobody who changes, traces or records calls.
+
+    Its conversions of arguments, there and back for each key, take a third of the time of a small solve.
+    """
+    if _transforming() or _dispatch_modes() or _function_modes() or _profiling() or _tracing() is not None:
+        return False
+    for a in args:
+        if isinstance(a, Tensor) and not (type(a) in _PLAIN and (a.is_cpu or a.is_cuda) and _level_of(a) == _UNWRAPPED):
+            return False
+    return True
+
+
+def attach(
+    name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = (), body: Rule | None = None
+) -> Callable[..., Any]:
     """Give the op `sparsolve::name` its rules, under every transform.
 
     Args:
@@ -183,6 +204,10 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[in
         vmap: the rule as `torch.library.register_vmap` takes it.
         unread: inputs, by place, that `backward` and `jvp` do not read, and -1 for the output. They get None there: what a graph does
             not hold costs no memory, and may be written to before the backward.
+        body: what runs, on any device, if it applies no transforms.
+
+    Returns:
+        What calls the op: with a body, without the dispatcher where that has nothing to do.
     """
     op = getattr(torch.ops.sparsolve, name).default
     several = len(op._schema.returns) > 1
@@ -208,9 +233,15 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[in
         with _for_outer_levels():
             return below(*args)
 
-    rules = {"forward": forward, "setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
+    rules = {"setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
     rules["_compiled_autograd_key"] = torch.autograd.Function._compiled_autograd_key  # which the single-level one lacks
-    function: Any = type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
+
+    def recorded(forward: Rule) -> Any:
+        return type(
+            name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in (rules | {"forward": forward}).items()}
+        )
+
+    function = recorded(forward)
 
     def kernel(keyset: Any, *args: Any) -> Any:
         if _nothing_to_record(args):
@@ -223,3 +254,14 @@ def attach(name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[in
     with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
         warnings.simplefilter("ignore", UserWarning)
         _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)
+
+    if body is None:
+        return op  # type: ignore[no-any-return]
+    direct = recorded(body)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not _at_rest(args):
+            return op(*args)
+        return body(*args) if _nothing_to_record(args) else direct.apply(*args)
+
+    return call

@@ -52,6 +52,8 @@ class Strategy(IntEnum):
     CUDSS_SYMMETRIC = 15
     CUDSS_CHOLESKY = 16
     CHOLMOD = 17
+    DENSE = 18
+    DENSE_CHOLESKY = 19
 
 
 class Info(NamedTuple):

@@ -23,7 +23,7 @@ __all__ = ["Entry", "Retention", "Source"]
 T = TypeVar("T")
 _SHARES = {True: 1 / 128, False: 1 / 8}  # of the bound, for idle entries that have served, and for those that have not
 _FEW = 4  # idle entries of each kind that stay, however large
-_LOOKS = 4  # sources looked at whenever an entry is made
+_LOOKS = 2  # sources looked at whenever an entry is made
 
 
 class Memory(Protocol):

@@ -30,7 +30,8 @@ def dominant(diagonal: Any, rows: Any, largest: float) -> bool:
         rows: `(n,)`, the sums of sizes of all entries.
         largest: sums of this size may have overflowed.
     """
-    return bool(((np.abs(diagonal) >= 0.503 * rows) & (rows < largest)).all())
+    strong = np.abs(diagonal) >= 0.503 * rows
+    return bool(np.logical_and.reduce(strong)) and float(np.maximum.reduce(rows)) < largest
 
 
 def doubtful(excited: float, eps: float) -> bool:

@@ -188,9 +188,7 @@ class DirectFactor:
     def _norms(self, adjoint: bool) -> _Norms:
         """The norms of A's rows, or of its columns; found once."""
         if adjoint not in self._known:
-            size = np.abs(self._values)
-            ones = np.ones(self._structure.shape[0], dtype=size.dtype)
-            self._known[adjoint] = self._bounded(Product(self._structure, size)(ones, adjoint))
+            self._known[adjoint] = self._bounded(_sums(Product(self._structure, np.abs(self._values)), adjoint))
         return self._known[adjoint]
 
     def _bounded(self, sums: Any) -> _Norms:
@@ -218,15 +216,15 @@ class DirectFactor:
         if self._dominant():
             stage.believed = True
             return self._substitute(stage, b, adjoint)
-        scale, probe = self._probe()
+        norms, probe = self._probe()
         if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
-            self._judge(stage, self._substitute(stage, probe, False), scale)
+            self._judge(stage, self._substitute(stage, probe, False), norms)
             return self._substitute(stage, b, adjoint)
         columns = b.reshape(len(b), -1)
         block = np.empty((columns.shape[0], columns.shape[1] + 1), dtype=b.dtype, order="F")
         block[:, :-1], block[:, -1] = columns, probe
         x = self._substitute(stage, block, False)
-        self._judge(stage, x[:, -1], scale)
+        self._judge(stage, x[:, -1], norms)
         return x[:, :-1].reshape(b.shape)
 
     def _dominant(self) -> bool:
@@ -236,19 +234,18 @@ class DirectFactor:
         return dominant(self._values[places], self._norms(False).rows, self._limits.huge)
 
     def _probe(self) -> tuple[Any, Any]:
-        """`d`, one over the norms of A's columns, and `± |A| d` with random signs: see `conditioning`."""
-        size = np.abs(self._values)
-        product = Product(self._structure, size)
-        columns = product(np.ones(self._structure.shape[0], dtype=size.dtype), True)
-        scale = 1.0 / np.minimum(columns, self._limits.huge)
-        probe = self._structure.signs * product(scale, False)
+        """The norms of A's columns, and `± |A| d` with random signs, where d is one over these: see `conditioning`."""
+        product = Product(self._structure, np.abs(self._values))
+        columns = _sums(product, True)
         self._known[True] = self._bounded(columns)
-        return scale, probe.astype(self._values.dtype, copy=False)
+        probe = product(1.0 / columns, False)
+        probe *= self._structure.signs
+        return columns, probe.astype(self._values.dtype, copy=False)
 
-    def _judge(self, stage: _Stage, excited: Any, scale: Any) -> None:
+    def _judge(self, stage: _Stage, excited: Any, columns: Any) -> None:
         """Refuse a matrix that is singular to working precision."""
         eps = self._limits.eps if self._low is None else float(self._low.eps)
-        if doubtful(float((np.abs(excited) / scale).max()), eps):
+        if doubtful(float(_largest(excited * columns)), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
@@ -278,6 +275,11 @@ class DirectFactor:
         call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
         large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE and not blas_has_threads()
         return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
+
+
+def _sums(size: Product, adjoint: bool) -> Any:
+    """`|A| 1`, or `|Aᴴ| 1`."""
+    return size(size.structure.ones(size.dtype), adjoint)
 
 
 def _largest(a: Any) -> Any:

@@ -1,4 +1,4 @@
-"""CPU tensors as NumPy arrays, and the products of a sparse matrix through SciPy."""
+"""CPU tensors as NumPy arrays, and the products of a sparse matrix."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..loops import add_product
 from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
 from .structure import Structure
@@ -27,7 +28,6 @@ __all__ = [
     "zeros",
 ]
 
-_SMALL = 4096  # numbers gathered in a product, up to which NumPy is sooner done than SciPy
 _FEW = 1000  # places that NumPy takes sooner than torch
 _CHUNK = 1 << 15  # numbers gathered at a time in `sampled`, so that they stay in cache
 
@@ -86,35 +86,19 @@ def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure
 
 
 class Product:
-    """`A x` and `Aᴴ x` of a matrix with entries as given: by SciPy, or by NumPy alone where SciPy's checks would cost more than the sum."""
+    """`A x` and `Aᴴ x` of a matrix with entries as given, duplicates included."""
 
     def __init__(self, structure: Structure, values: Any) -> None:
-        self._structure, self._values, self.dtype = structure, values, values.dtype
-        self._ordered: Any = None
+        self.structure, self.dtype = structure, values.dtype
+        self._csr = structure.indptr, structure.indices, values
 
     def __call__(self, x: Any, adjoint: bool) -> Any:
-        """`A x`, or `Aᴴ x` as `conj(Aᵀ conj(x))`, for `x` `(n,)` or `(n, k)`."""
-        structure = self._structure
-        if self._values.size * (1 if x.ndim == 1 else x.shape[1]) <= _SMALL and not structure.empty:
-            return self._summed(x, adjoint)
-        if not adjoint:
-            return structure.filled_csr(self._values) @ x
-        T = structure.filled_csr(self._values, transposed=True)
-        return (T @ x.conj()).conj() if np.iscomplexobj(x) else T @ x
-
-    def _summed(self, x: Any, adjoint: bool) -> Any:
-        """Entry by entry, in the order of the result, and summed up between pointers, none of which are equal."""
-        structure = self._structure
-        if not adjoint:
-            data, places, starts = self._values, structure.indices, structure.indptr[:-1]
-        else:
-            order, places, starts = structure.by_columns
-            if self._ordered is None:
-                self._ordered = self._values.conj()[order]
-            data = self._ordered
-        terms = x.take(places, axis=0)
-        terms *= data if x.ndim == 1 else data[:, None]
-        return np.add.reduceat(terms, starts)
+        """`A x`, or `Aᴴ x` as `conj(Aᵀ conj(x))`, for `x` `(n,)` or `(n, k)`: a new array."""
+        conj = adjoint and x.dtype.kind == "c"
+        x = np.ascontiguousarray(x.conj() if conj else x)
+        y = np.zeros((self.structure.shape[adjoint], *x.shape[1:]), dtype=x.dtype)
+        add_product(self.structure.shape, self._csr, x, y, transposed=adjoint)
+        return np.conjugate(y, out=y) if conj else y
 
 
 def matrix(structure: Structure, values: Any) -> Product:

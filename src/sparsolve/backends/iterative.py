@@ -77,7 +77,7 @@ def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
     made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
     values, scale = moderate(values)
     A = {
-        False: structure.unique.filled_csr(structure.merged(values)),
+        False: structure.unique.csr(structure.merged(values)),
         True: structure.transposed(structure.csc(values)).conj(copy=False),
     }
     held = sum(int(product.data.nbytes) for product in A.values() if product.data is not values)

@@ -1,6 +1,7 @@
-"""Banded matrices by LAPACK: no ordering, no index arrays, and block operations where the band is wide.
+"""Banded and small matrices by LAPACK: no ordering, no index arrays, and block operations where there is much to do.
 
-`gttrf` for tridiagonal matrices, `gbtrf` for others, both with partial pivoting; `pttrf` and `pbtrf` for `Cholesky()`.
+`gttrf` for tridiagonal matrices, `gbtrf` for bands, `getrf` where all entries, the zeros too, take less time than an ordering: each with
+partial pivoting. `pttrf`, `pbtrf` and `potrf` for `Cholesky()`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from .strategy import Candidate, Matrix
 
 __all__ = ["CANDIDATES"]
 
-_WORK = {"f": 3000, "d": 3000, "F": 750, "D": 750}  # flops of the band that take SuperLU's time for an entry
-_FITS = 2**28  # numbers of a band, 2 GiB in double precision: what is done where it was asked for
+_WORK = {"f": 3000, "d": 3000, "F": 750, "D": 750}  # flops of LAPACK that take SuperLU's time for an entry
+_FITS = 2**28  # numbers held, 2 GiB in double precision: what is done where it was asked for
+_SMALL = 300  # rows, for the reason that is given
 _TRANS = {"N": 0, "T": 1, "H": 2}
 
 
@@ -38,13 +40,32 @@ def _is_tridiagonal(matrix: Matrix) -> str | None:
 
 def _is_narrow(matrix: Matrix) -> str | None:
     """Where elimination inside the band takes less time than SuperLU does on the entries."""
-    structure = matrix.structure
-    (kl, ku), n = structure.band, structure.shape[0]
-    work = 2 * n * (kl + 1) * (kl + ku + 1)
+    (kl, ku), n = matrix.structure.band, matrix.structure.shape[0]
     band = f"{kl} below and {ku} above the diagonal"
-    if work < _WORK[matrix.values.dtype.char] * len(structure.csc_indices):
+    if _pays(matrix, _band_work(matrix)):
         return f"its band is narrow, {band}"
     return f"its band fits, {band}" if matrix.pinned and n * (2 * kl + ku + 1) <= _FITS else None
+
+
+def _is_small(matrix: Matrix) -> str | None:
+    """Where elimination in all of the matrix takes less time than that in its band, and than SuperLU does on the entries."""
+    n = matrix.structure.shape[0]
+    work = 2 * n**3 / 3
+    if work >= _band_work(matrix):
+        return None
+    if _pays(matrix, work):
+        return "it is small" if n < _SMALL else "much of it is nonzero"
+    return "it fits" if matrix.pinned and n * n <= _FITS else None
+
+
+def _band_work(matrix: Matrix) -> int:
+    """Flops inside the band, with the fill of pivoting."""
+    kl, ku = matrix.structure.band
+    return 2 * matrix.structure.shape[0] * (kl + 1) * (kl + ku + 1)
+
+
+def _pays(matrix: Matrix, work: float) -> bool:
+    return work < _WORK[matrix.values.dtype.char] * len(matrix.structure.csc_indices)
 
 
 def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C", "F"] = "F") -> Any:
@@ -105,7 +126,52 @@ class Banded:
         return x
 
 
-class BandedCholesky:
+def _full(matrix: Matrix) -> Any:
+    """All entries, `(n, n)`, by columns."""
+    structure, n = matrix.structure, matrix.structure.shape[0]
+    if "full" not in structure.found:
+        structure.found["full"] = structure.indices.astype(np.int64) * n + structure.rows
+    a = np.zeros(n * n, dtype=matrix.values.dtype)
+    a[structure.found["full"]] = matrix.values
+    return a.reshape(n, n).T
+
+
+class Dense:
+    """`P A = L U` by `getrf`."""
+
+    columns = 1 << 20
+
+    def __init__(self, matrix: Matrix) -> None:
+        trf, self._trs = _lapack(matrix.values.dtype.char, "getrf", "getrs")
+        self._lu, self._pivots, info = trf(_full(matrix), overwrite_a=1)
+        _succeeded(info, "getrf")
+        self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        x, info = self._trs(self._lu, self._pivots, b, trans=_TRANS[trans])
+        _succeeded(info, "getrs")
+        return x
+
+
+class _Cholesky:
+    """What solves with a Cholesky factor have in common: `_trs(*_factors, b, **_options)`."""
+
+    _trs: Any
+    _factors: Any
+    _options: dict[str, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(f.nbytes) for f in self._factors)
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        conj = trans == "T" and np.iscomplexobj(b)  # Aᵀ = conj(A)
+        x, info = self._trs(*self._factors, b.conj() if conj else b, **self._options)
+        _succeeded(info, "Cholesky solve")
+        return x.conj() if conj else x
+
+
+class BandedCholesky(_Cholesky):
     """`A = L Lᴴ` by `pbtrf`, or `L D Lᴴ` by `pttrf`."""
 
     def __init__(self, matrix: Matrix) -> None:
@@ -121,17 +187,29 @@ class BandedCholesky:
             *self._factors, info = trf(ab, lower=1, overwrite_ab=1)
             self._options = {"lower": 1}
         _succeeded(info, "Cholesky")
-        self.nbytes = sum(int(f.nbytes) for f in self._factors)
 
-    def solve(self, b: Any, trans: str = "N") -> Any:
-        conj = trans == "T" and np.iscomplexobj(b)  # Aᵀ = conj(A)
-        x, info = self._trs(*self._factors, b.conj() if conj else b, **self._options)
-        _succeeded(info, "Cholesky solve")
-        return x.conj() if conj else x
+
+class DenseCholesky(_Cholesky):
+    """`A = L Lᴴ` by `potrf`."""
+
+    columns = 1 << 20
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._options = {"lower": 1}
+        trf, self._trs = _lapack(matrix.values.dtype.char, "potrf", "potrs")
+        *self._factors, info = trf(_full(matrix), lower=1, clean=0, overwrite_a=1)
+        _succeeded(info, "Cholesky")
 
 
 CANDIDATES = (
     Candidate(Strategy.TRIDIAGONAL, _is_tridiagonal, Tridiagonal),
+    Candidate(Strategy.DENSE, _is_small, Dense),
     Candidate(Strategy.BANDED, _is_narrow, Banded),
+    Candidate(
+        Strategy.DENSE_CHOLESKY,
+        lambda m: _is_small(m) if not _is_tridiagonal(m) else None,
+        DenseCholesky,
+        definite=True,
+    ),
     Candidate(Strategy.BANDED_CHOLESKY, lambda m: _is_tridiagonal(m) or _is_narrow(m), BandedCholesky, definite=True),
 )

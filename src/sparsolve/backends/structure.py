@@ -70,7 +70,6 @@ class Structure:
         self._csc.has_canonical_format = True
         self._transposed = self._csc.T
         self._csr = sp.csr_matrix((np.broadcast_to(0.0, self.indices.size), self.indices, self.indptr), shape=shape)
-        self._csr_transposed = self._csr.T
         for a in self._arrays():
             a.setflags(write=False)  # SciPy may sort or compress in place what it is given
 
@@ -99,6 +98,13 @@ class Structure:
         """The values on `unique`."""
         return values if self.starts is None else self.canonical(values)[self.by_rows[0]]
 
+    def ones(self, dtype: Any) -> Any:
+        """`(columns,)` of ones."""
+        key = "ones", dtype.char
+        if key not in self.found:
+            self.found[key] = np.ones(self.shape[1], dtype=dtype)
+        return self.found[key]
+
     @cached_property
     def columns(self) -> Any:
         """`(nnz of the canonical matrix,)`: the column of each entry, int32."""
@@ -110,12 +116,6 @@ class Structure:
         order = np.argsort(self.csc_indices, kind="stable")
         starts = np.concatenate([[0], np.cumsum(np.bincount(self.csc_indices, minlength=self.shape[0]))[:-1]])
         return order, self.columns[order], starts
-
-    @cached_property
-    def by_columns(self) -> tuple[Any, Any, Any]:
-        """The entries as given column by column, duplicates included: their places, their rows, and where each column starts."""
-        starts = np.concatenate([[0], np.cumsum(np.bincount(self.indices, minlength=self.shape[1]))[:-1]])
-        return self.order, self.rows[self.order], starts
 
     @cached_property
     def band(self) -> tuple[int, int]:
@@ -150,9 +150,9 @@ class Structure:
         """The canonical SciPy matrix with these entries."""
         return _filled(self._csc, data)
 
-    def filled_csr(self, values: Any, *, transposed: bool = False) -> Any:
-        """A, or Aᵀ, as a SciPy matrix with entries as given, in the values' memory."""
-        return _filled(self._csr_transposed if transposed else self._csr, values)
+    def csr(self, values: Any) -> Any:
+        """The SciPy matrix with entries as given, in the values' memory."""
+        return _filled(self._csr, values)
 
     def csc(self, values: Any) -> Any:
         """The canonical SciPy matrix."""
