@@ -33,6 +33,7 @@ ORDER = [
     "preconditioner_records",
     "given",
     "iterative",
+    "loops",
     "krylov_columns",
     "krylov_residual",
     "krylov",

@@ -192,6 +192,32 @@ def _at_rest(args: tuple[Any, ...]) -> bool:
     return True
 
 
+def _function_of(name: str, forward: Rule, rules: dict[str, Rule]) -> Any:
+    """A single-level Function of this forward and these rules."""
+    rules = {**rules, "forward": forward}
+    rules["_compiled_autograd_key"] = torch.autograd.Function._compiled_autograd_key  # which the single-level one lacks
+    return type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
+
+
+def _rules(backward: Rule, jvp: Rule, unread: tuple[int, ...], several: bool) -> tuple[Rule, Rule, Rule]:
+    """`setup_context`, `backward` and `jvp` of a Function whose first output, of several or not, is differentiable."""
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _save(ctx, inputs, output, unread)
+
+    def pull(ctx: Any, *grads: Tensor) -> Any:
+        inputs, output = _saved(ctx, primal=False)
+        return backward(inputs, output, ctx.needs_input_grad, grads[0])
+
+    def push(ctx: Any, *tangents: Tensor | None) -> Any:
+        with _for_outer_levels():
+            inputs, output = _saved(ctx, primal=True)
+            tangent = jvp(inputs, output, tangents)
+            return (tangent, None) if several else tangent
+
+    return setup_context, pull, push
+
+
 def attach(
     name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = (), body: Rule | None = None
 ) -> Callable[..., Any]:
@@ -210,20 +236,8 @@ def attach(
         What calls the op: with a body, without the dispatcher where that has nothing to do.
     """
     op = getattr(torch.ops.sparsolve, name).default
-    several = len(op._schema.returns) > 1
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs, output, unread)
-
-    def pull(ctx: Any, *grads: Tensor) -> Any:
-        inputs, output = _saved(ctx, primal=False)
-        return backward(inputs, output, ctx.needs_input_grad, grads[0])
-
-    def push(ctx: Any, *tangents: Tensor | None) -> Any:
-        with _for_outer_levels():
-            inputs, output = _saved(ctx, primal=True)
-            tangent = jvp(inputs, output, tangents)
-            return (tangent, None) if several else tangent
+    setup_context, pull, push = _rules(backward, jvp, unread, len(op._schema.returns) > 1)
+    rules = {"setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
 
     def below(*args: Any) -> Any:
         with _AutoDispatchBelowAutograd():
@@ -233,35 +247,28 @@ def attach(
         with _for_outer_levels():
             return below(*args)
 
-    rules = {"setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
-    rules["_compiled_autograd_key"] = torch.autograd.Function._compiled_autograd_key  # which the single-level one lacks
-
-    def recorded(forward: Rule) -> Any:
-        return type(
-            name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in (rules | {"forward": forward}).items()}
-        )
-
-    function = recorded(forward)
+    recorded = _function_of(name, forward, rules)
 
     def kernel(keyset: Any, *args: Any) -> Any:
         if _nothing_to_record(args):
             return below(*args)
         with enable_single_level_autograd_function():
-            return function.apply(*args)
+            return recorded.apply(*args)
 
     torch.library.register_autograd(f"sparsolve::{name}", pull, setup_context=setup_context)
     torch.library.register_vmap(f"sparsolve::{name}", vmap)
     with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
         warnings.simplefilter("ignore", UserWarning)
         _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)
+    return op if body is None else _directly(op, body, _function_of(name, body, rules))
 
-    if body is None:
-        return op  # type: ignore[no-any-return]
-    direct = recorded(body)
+
+def _directly(op: Any, body: Rule, recorded: Any) -> Callable[..., Any]:
+    """What calls the op without the dispatcher, where that has nothing to do."""
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not _at_rest(args):
             return op(*args)
-        return body(*args) if _nothing_to_record(args) else direct.apply(*args)
+        return body(*args) if _nothing_to_record(args) else recorded.apply(*args)
 
     return call
