@@ -652,6 +652,21 @@ def test_waits_of_a_direct_solve(device, monkeypatch, whole, most):
     assert cp.waits - before <= 2
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("method", ["CG", "MINRES", *UNSYMMETRIC])
+def test_waits_of_a_krylov_step(device, method, k):
+    """One, to learn whether a column ends, however many there are."""
+    values, pattern, b = system("Poisson 2-D", F64, k)
+    taken, waits = [], []
+    for steps in (3, 3, 9):
+        solver = getattr(sps, method)(rtol=1e-13, maxiter=steps)
+        before = cp.waits
+        info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b, solver).info
+        taken.append(info.iterations.max())
+        waits.append(cp.waits - before)
+    assert waits[2] - waits[1] <= taken[2] - taken[1]
+
+
 # ---- streams, threads, devices
 
 
