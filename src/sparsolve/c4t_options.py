@@ -12,10 +12,11 @@ from torch import Tensor
 
 from .backends.host import array
 from .backends.named import METHODS, SPARSE
-from .c4t_arguments import DIRECT, Selection, require_dtype
+from .c4t_arguments import DIRECT, Selection
 from .compressed import dense_dimensions
 from .errors import sentence
 from .matrix import SparseMatrix
+from .operands import require_dtype
 from .pattern import check_entries, check_places
 
 __all__ = ["OWN_NAMES", "checked_options"]

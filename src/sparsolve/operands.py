@@ -13,10 +13,10 @@ from .pattern import Pattern
 __all__ = [
     "DTYPES",
     "as_columns",
-    "nearest",
     "plan",
     "require_batches",
     "require_dense",
+    "require_dtype",
     "require_length",
     "require_pattern",
     "uncast",
@@ -94,6 +94,19 @@ def require_dense(name: str, t: Tensor) -> None:
         raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
 
 
+def require_dtype(name: str, t: Tensor) -> None:
+    """Refuse a dtype that has no solver; name the smallest one that holds what this one holds."""
+    if t.dtype not in DTYPES:
+        real = torch.float32 if t.dtype.is_floating_point else torch.float64
+        raise TypeError(
+            sentence(
+                f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
+                "Nothing is cast without being asked.",
+                f"Use {name if name.isidentifier() else ''}.to({torch.complex64 if t.dtype.is_complex else real}).",
+            )
+        )
+
+
 def require_length(values: Tensor, pattern: Pattern) -> None:
     """Refuse what is not one number, or one batch of numbers, for each entry."""
     require_dense("A's values", values)
@@ -145,14 +158,7 @@ def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtyp
     """The dtype of the result, or why there is none."""
     for what, t in (("A's values", values), (name, b)):
         require_dense(what, t)
-        if t.dtype not in DTYPES:
-            raise TypeError(
-                sentence(
-                    f"{what} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
-                    "Nothing is cast without being asked.",
-                    f"Use .to({nearest(t.dtype)}).",
-                )
-            )
+        require_dtype(what, t)
     if values.device != b.device or values.device != pattern.device:
         raise ValueError(
             sentence(
@@ -161,13 +167,6 @@ def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtyp
             )
         )
     return torch.promote_types(values.dtype, b.dtype)
-
-
-def nearest(dtype: torch.dtype) -> torch.dtype:
-    """The smallest dtype of those with a solver that holds what this one holds."""
-    if dtype.is_complex:
-        return torch.complex64
-    return torch.float32 if dtype.is_floating_point else torch.float64
 
 
 def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int, name: str) -> None:
