@@ -18,6 +18,7 @@ from .errors import sentence
 from .matrix import SparseMatrix
 from .operands import require_dtype
 from .pattern import check_entries, check_places
+from .solvers import real
 
 __all__ = ["OWN_NAMES", "checked_options"]
 
@@ -80,10 +81,7 @@ def _tolerance(kwargs: Mapping[str, Any]) -> float | None:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    try:
-        number = None if _is_truth(value) or isinstance(value, str) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = None
+    number = real(value)
     if number is None:
         raise TypeError(
             sentence(f"{name} is {value!r}; a tolerance is a number, at least 0.", remedy=f"Use {name}=1e-8, say.")
@@ -99,33 +97,41 @@ def _number(name: str, value: Any) -> float | None:
     return number
 
 
-def _is_truth(value: Any) -> bool:
-    """Whether it is True or False, of Python, NumPy or torch, where a number is meant."""
-    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-
-
 def _count(name: str, kwargs: Mapping[str, Any], least: int) -> int | None:
     value = kwargs.get(name)
     if value is None:
         return None
-    try:
-        whole = not _is_truth(value) and int(value) == value
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, NaN, Inf
-        whole = False
-    if not whole or value < least:
+    number = real(value)
+    if number is None or not number.is_integer() or number < least:
         raise ValueError(
             sentence(
                 f"{name} is {value!r}; it counts, so it is a whole number and at least {least}.",
                 remedy="None is SciPy's default.",
             )
         )
-    return int(value)
+    return int(number)
 
 
 def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
     """M, if it can be applied to a vector of these systems."""
     if M is None:
         return None
+    _require_operator(A, M)
+    if _is_complex(M) and not (A.is_complex() or B.is_complex()):
+        raise ValueError(
+            sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
+        )
+    if isinstance(M, Tensor):
+        _require_same_device("M", A, M)
+        _require_form(M)
+        _require_entries(M)
+    else:
+        _require_numbers("M", M)
+    return M
+
+
+def _require_operator(A: Tensor, M: Any) -> None:
+    """Of A's shape, and something that `aslinearoperator` or the conversions take."""
     if isinstance(M, SparseMatrix):
         raise TypeError(
             sentence(
@@ -143,25 +149,15 @@ def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
                 wrap,
             )
         )
-    if not (hasattr(M, "matvec") or hasattr(M, "__matmul__")):
+    arrays = isinstance(M, (Tensor, np.ndarray)) or "cupy" in type(M).__module__
+    if not (arrays or hasattr(M, "matvec") or hasattr(M, "todense")):
         raise TypeError(
             sentence(
                 f"M is a {type(M).__name__}, which has a shape but is no operator.",
                 "A factorization such as that of spilu, perhaps.",
-                wrap.replace("...", "M.solve", 1),
+                wrap.replace("...", "M.solve", 1) if hasattr(M, "solve") else wrap,
             )
         )
-    if _is_complex(M) and not (A.is_complex() or B.is_complex()):
-        raise ValueError(
-            sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
-        )
-    if isinstance(M, Tensor):
-        _require_same_device("M", A, M)
-        _require_form(M)
-        _require_entries(M)
-    else:
-        _require_numbers("M", M)
-    return M
 
 
 def _require_same_device(name: str, A: Tensor, t: Tensor) -> None:
@@ -237,7 +233,7 @@ def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
         return None
     guess = _numbers(A, x0)
     shape = tuple(guess.shape)
-    if math.prod(shape) != A.shape[0] or len(shape) > 2:
+    if shape not in ((A.shape[0],), (A.shape[0], 1)):
         raise ValueError(
             sentence(
                 f"x0 has shape {shape}; it is a guess of x, so ({A.shape[0]},) is needed.",
