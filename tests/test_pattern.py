@@ -316,6 +316,15 @@ def test_to_device_keeps_the_entries():
     assert pattern.to("meta") != pattern
 
 
+def test_without_numbers_only_itself_is_equal():
+    """On the meta device torch cannot compare; a sum then keeps the entries of both."""
+    meta = pattern_of([0, 1, 2], [0, 1], (2, 2)).to("meta")
+    assert meta == meta
+    assert meta != sps.Pattern(meta.crow, meta.col.clone(), (2, 2))
+    a = torch.ones(2, device="meta")
+    assert (sps.SparseMatrix(a, meta) + sps.SparseMatrix(a, sps.Pattern(meta.crow, meta.col.clone(), (2, 2)))).nnz == 4
+
+
 def test_reprs():
     values, pattern = SYSTEMS["banded"](F64)
     pattern = with_indices(pattern, torch.int32)
