@@ -228,7 +228,7 @@ def _require_callback(callback: Any) -> None:
 
 
 def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
-    """x0 as an `(n,)` array of its own memory; on CUDA as a tensor."""
+    """x0 as an `(n,)` array; on CUDA as a tensor."""
     if x0 is None:
         return None
     guess = _numbers(A, x0)
@@ -248,7 +248,7 @@ def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
 
 
 def _numbers(A: Tensor, x0: Any) -> Any:
-    """A copy of x0 as a NumPy array, or as a tensor on A's device."""
+    """x0 as a NumPy array, or as a tensor on A's device; whoever solves copies it."""
     if isinstance(x0, Tensor):
         _require_same_device("x0", A, x0)
         if x0.layout is not torch.strided:
@@ -257,9 +257,9 @@ def _numbers(A: Tensor, x0: Any) -> Any:
             )
         if (x0.is_floating_point() or x0.is_complex()) and x0.dtype is not torch.float16:
             require_dtype("x0", x0)  # NumPy has no others
-        return np.array(array(x0)) if A.device.type == "cpu" else x0.detach().clone()
+        return array(x0) if A.device.type == "cpu" else x0.detach()
     try:
-        guess = np.array(x0) if A.device.type == "cpu" else torch.as_tensor(x0).detach().clone()
+        guess = np.asarray(x0) if A.device.type == "cpu" else torch.as_tensor(x0).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             sentence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -68,7 +69,7 @@ def as_columns(b: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], bool]:
     def unfold(x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
 
-    return b.movedim(-2, 0).reshape(n, _product(own) * k), unfold, False
+    return b.movedim(-2, 0).reshape(n, math.prod(own) * k), unfold, False
 
 
 def require_pattern(pattern: Pattern) -> Pattern:
@@ -145,13 +146,6 @@ def _same(x: Tensor) -> Tensor:
 
 def _column(x: Tensor) -> Tensor:
     return x.squeeze(-1)
-
-
-def _product(sizes: torch.Size) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
 
 
 def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtype:

@@ -16,13 +16,14 @@ from .pattern import Pattern
 
 def _to_json(pattern: Pattern) -> Any:
     """What a saved graph holds of a pattern."""
-    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
+    numbers = pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)
+    return [str(pattern.col.dtype), *numbers, str(pattern.device)]
 
 
 def _from_json(data: Any) -> Pattern:
-    """The pattern that `_to_json` wrote, checked."""
+    """The pattern that `_to_json` wrote, checked; on its device, where the graph's own constants are."""
     dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
-    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
+    crow, col = (torch.tensor(a, dtype=dtype, device=data[4]) for a in data[1:3])
     return Pattern(crow, col, data[3])
 
 
@@ -30,11 +31,11 @@ def _register(cls: type[Any], child: str, constant: str, make: Callable[..., Any
     """Enter a class of one child and one constant in both tables."""
     key = torch_pytree.GetAttrKey(child)
 
-    def apart(A: Any) -> tuple[list[Any], Any]:
-        return [getattr(A, child)], getattr(A, constant)
+    def apart(A: Any) -> tuple[Any, Any]:
+        return (getattr(A, child),), getattr(A, constant)
 
-    def with_keys(A: Any) -> tuple[list[Any], Any]:
-        return [(key, getattr(A, child))], getattr(A, constant)
+    def with_keys(A: Any) -> tuple[Any, Any]:
+        return ((key, getattr(A, child)),), getattr(A, constant)
 
     def together(children: Any, constant: Any) -> Any:
         return make(*children, constant)
