@@ -395,6 +395,7 @@ def test_from_scipy_refuses() -> None:
         ("csc", lambda M: M.indptr.__setitem__(2, 0), r"indptr must start at 0 and never decrease"),
         ("csc", lambda M: M.indptr.__setitem__(4, 10**6), r"indptr ends at 1000000, of 4 indices and 4 values"),
         ("csc", lambda M: setattr(M, "indptr", M.indptr[:3]), r"indptr has 3 entries, and 5 are needed"),
+        ("csc", lambda M: setattr(M, "data", M.data[:2]), r"indptr ends at 4, of 4 indices and 2 values"),
         ("csr", lambda M: M.indptr.__setitem__(4, 9), r"indptr ends at 9, of 4 indices and 4 values"),
         ("csr", lambda M: M.indices.__setitem__(1, 7), r"column 7, outside \[0, 4\)"),
         ("bsr", lambda M: M.indices.__setitem__(1, 10**6), r"entry 1 is in block column 1000000, outside \[0, 2\)"),
