@@ -83,6 +83,18 @@ def test_unchecked_torch_tensors_are_refused(kind, layout, call):
         calls[call]()
 
 
+def test_torch_is_handed_no_negative_count(monkeypatch):
+    """Its `repeat_interleave` writes outside of its memory for some of them, and says so for others only."""
+    seen, torchs = [], torch.repeat_interleave
+    record = lambda each, counts, **k: seen.append(int(counts.min())) or torchs(each, counts.clamp(min=0), **k)  # noqa: E731
+    monkeypatch.setattr(torch, "repeat_interleave", record)
+    crow, col, shape, _ = WRONG["falling"]
+    T = torch.sparse_csr_tensor(torch.tensor(crow), torch.tensor(col), torch.ones(3), shape, check_invariants=False)
+    with pytest.raises(sps.PatternError, match="crow"):
+        sps.SparseMatrix.from_torch(T).pattern.rows()
+    assert seen == [0]
+
+
 @pytest.mark.parametrize("kind", ["column", "negative column"])
 def test_unchecked_columns_are_refused(kind):
     crow, col, shape, message = WRONG[kind]

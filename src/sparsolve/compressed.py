@@ -132,7 +132,7 @@ class _Compressed(torch.autograd.Function):
         if grad.layout is ctx.layout and all(map(torch.equal, _indices(grad), (ctx.outer, ctx.plain))):
             return _Values.apply(grad), None, None, None, None  # type: ignore[no-untyped-call]
         dense = grad if grad.layout is torch.strided else grad.to_dense()
-        outer = torch.repeat_interleave(ctx.outer.diff(), output_size=ctx.plain.shape[0])
+        outer = torch.repeat_interleave(ctx.outer.diff().clamp(min=0), output_size=ctx.plain.shape[0])
         at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
         return dense[at], None, None, None, None
 
