@@ -23,6 +23,7 @@ ORDER = [
     "errors",
     "result",
     "pattern",
+    "operands",
     "array_key",
     "retention",
     "memo",
@@ -73,7 +74,6 @@ ORDER = [
     "calculus",
     "coordinates",
     "compressed",
-    "operands",
     "arithmetic",
     "operators",
     "matrix_free",
@@ -106,7 +106,6 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 # Private names of torch outside registration.py, with what each is for.
 PRIVATE = {
     "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
-    "operators": {"torch.utils._pytree"},
     "trees": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
     "backends.cupy_runtime": {"torch._neg_view"},

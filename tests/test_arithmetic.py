@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -171,6 +173,12 @@ def test_complex_scalars_promote() -> None:
     assert (A + 1j * omega * A).dtype == C128
     assert (A.to(torch.float32) * omega).dtype == torch.float32  # a tensor of no dimensions, as for tensors
     assert (np.float64(2) * A).values.equal(2 * a)
+    for two in (np.float32(2), np.int64(2), Fraction(4, 2), Decimal(2)):
+        assert (two * A).values.equal(2 * a)
+        assert (A / two).values.equal(a / 2)
+    for z in (np.complex64(1 + 2j), np.complex128(1 + 2j)):  # torch alone would drop the imaginary part of the first
+        assert (z * A).values.equal((1 + 2j) * a)
+        assert (A / z).values.equal(a / (1 + 2j))
 
 
 def test_what_operators_refuse() -> None:
@@ -387,6 +395,7 @@ def test_from_scipy_refuses() -> None:
         ("csc", lambda M: M.indptr.__setitem__(2, 0), r"indptr must start at 0 and never decrease"),
         ("csc", lambda M: M.indptr.__setitem__(4, 10**6), r"indptr ends at 1000000, of 4 indices and 4 values"),
         ("csc", lambda M: setattr(M, "indptr", M.indptr[:3]), r"indptr has 3 entries, and 5 are needed"),
+        ("csc", lambda M: setattr(M, "data", M.data[:2]), r"indptr ends at 4, of 4 indices and 2 values"),
         ("csr", lambda M: M.indptr.__setitem__(4, 9), r"indptr ends at 9, of 4 indices and 4 values"),
         ("csr", lambda M: M.indices.__setitem__(1, 7), r"column 7, outside \[0, 4\)"),
         ("bsr", lambda M: M.indices.__setitem__(1, 10**6), r"entry 1 is in block column 1000000, outside \[0, 2\)"),

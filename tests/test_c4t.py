@@ -169,6 +169,30 @@ def test_keyword_arguments_of_callables() -> None:
     assert other == {"tol": 1e-3, "mine": [1]}
 
 
+def test_a_tangent_of_a_callable_gets_neither_x0_nor_callback() -> None:
+    D, B, forward = dense("general", torch.float64), torch.randn(N, dtype=torch.float64), Recorder()
+    T, given = sparse(D).detach(), {"x0": np.ones(N), "callback": print, "M": np.eye(N), "mine": 1}
+    _, tangent = torch.func.jvp(lambda B: sps.sparse_solve_c4t(T, B, forward, **given), (B,), (B + 1,))
+    close(tangent, torch.linalg.inv(D.detach()) @ (B + 1), 1e-9)
+    assert [seen.keys() for _, _, seen in forward.calls] == [given.keys(), {"M", "mine"}]
+
+
+def test_one_column_beside_an_iterative_method_is_a_vector() -> None:
+    for names in ({"solve": Recorder(), "transpose_solve": "cg"}, {"solve": "cg", "transpose_solve": Recorder()}):
+        D = dense("positive", torch.float64)
+        compare(sparse(D), D, torch.randn(N, 1, dtype=torch.float64), 1e-8, **names, tol=1e-12)
+        (recorder,) = (s for s in names.values() if isinstance(s, Recorder))
+        assert [b.shape for _, b, _ in recorder.calls] == [(N,)]
+
+
+def test_numbers_for_a_callable_are_told_apart() -> None:
+    """Equal calls share a record; 0.0 and -0.0, 1 and True are equal to Python, and not the same."""
+    T, B, solve = sparse(dense("general", torch.float64)), torch.ones(N, dtype=torch.float64), Recorder()
+    for value in (0.0, -0.0, 1, 1.0, True):
+        sps.sparse_solve_c4t(T, B, solve, mine=value)
+        assert repr(solve.calls[-1][2]["mine"]) == repr(value)
+
+
 def test_a_callables_mistakes_are_told() -> None:
     T, B = sparse(dense("general", torch.float64)), torch.ones(N, dtype=torch.float64)
     with pytest.raises(sps.SolveError, match=r"'short'.*shape \(3,\)"):
@@ -459,6 +483,22 @@ def test_a_callable_of_double_precision_beyond_the_range_of_single() -> None:
     close(sps.solve(A, b, lambda A, b: b.astype("d") * (1 + 1e-12)), b, 0)
 
 
+class OnlyMatmul:
+    """A shape and a product, and nothing that SciPy's methods know."""
+
+    shape = (3, 3)
+
+    def __matmul__(self, x: Any) -> Any:
+        return x
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, A: Any, b: Any) -> Any:
+        return b
+
+
 EYE, ONES, EYE4 = torch.eye(3).to_sparse_csr(), torch.ones(3), torch.eye(4).to_sparse_csr()
 ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((np.eye(3), ONES), {}, TypeError, "A is a ndarray"),
@@ -523,7 +563,20 @@ ERRORS: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = [
     ((EYE, ONES, "gmres"), {"restart": 0}, ValueError, "restart is 0"),
     ((EYE, ONES, "cg"), {"M": np.eye(2)}, ValueError, r"M has shape \(2, 2\)"),
     ((EYE, ONES, "cg"), {"M": lambda v: v}, ValueError, "LinearOperator"),
+    (
+        (EYE, ONES, "cg"),
+        {"M": torch.eye(3, device="meta")},
+        ValueError,
+        r"M is on meta and A on cpu.*M\.to\(A\.device\)",
+    ),
+    ((EYE, ONES, "cg"), {"x0": torch.ones(3, device="meta")}, ValueError, "x0 is on meta and A on cpu"),
     ((EYE, ONES, "cg"), {"x0": np.ones(2)}, ValueError, r"x0 has shape \(2,\)"),
+    ((EYE, ONES, "cg"), {"x0": np.ones((1, 3))}, ValueError, r"x0 has shape \(1, 3\)"),
+    ((torch.eye(4).to_sparse(), torch.ones(4), "cg"), {"x0": np.ones((2, 2))}, ValueError, r"x0 has shape \(2, 2\)"),
+    ((EYE, ONES, "cg"), {"M": OnlyMatmul()}, TypeError, r"M is a OnlyMatmul, which has a shape.*matvec=\.\.\."),
+    ((EYE, ONES, "cg"), {"tol": np.complex64(1e-8 + 1j)}, TypeError, "tol is "),
+    ((EYE, ONES, "cg"), {"tol": 10**400}, TypeError, "tol is 1000"),
+    ((EYE, ONES, Unhashable()), {}, TypeError, "A callable of type Unhashable cannot be hashed"),
     ((EYE, ONES, "cg"), {"x0": np.ones(3) * 1j}, ValueError, "x0 is complex"),
 ]
 

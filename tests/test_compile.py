@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.func import hessian, jacfwd, jacrev
 
 import oracle
 import sparsolve as sps
-from sparsolve import tickets
+from sparsolve import tickets, trees
 from systems import SYSTEMS, made, poisson
 
 F64 = torch.float64
@@ -234,6 +235,20 @@ def test_export_of_a_matrix_as_argument(strict: bool, tmp_path: Path) -> None:
     other = sps.Pattern(pattern.crow, pattern.col.flip(0), pattern.shape)
     with pytest.raises(ValueError, match="tree spec"):
         again(sps.SparseMatrix(values, other), b)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_what_a_saved_graph_holds_of_a_pattern(index: torch.dtype) -> None:
+    _, pattern, _ = problem()
+    pattern = sps.Pattern(pattern.crow.to(index), pattern.col.to(index), pattern.shape)
+    held = trees._to_json(pattern)
+    again = trees._from_json(json.loads(json.dumps(held)))
+    assert again == pattern
+    assert again.col.dtype is index
+    assert held[-1] == "cpu"
+    assert (
+        trees._from_json([*held[:-1], "meta"]).device.type == "meta"
+    )  # a graph on a device is called with patterns there
 
 
 @pytest.mark.filterwarnings(

@@ -309,3 +309,20 @@ def test_indices_out_of_range() -> None:
     C.row[1] = 7
     with pytest.raises(ValueError, match="do not describe a matrix"):
         sps.c2t_coo(C)
+
+
+def test_only_the_arrays_that_were_lent_are_shared_again() -> None:
+    """The same memory read as other numbers, or in other steps, is not what the tensor holds."""
+    T = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).to_sparse_csr()
+    for changed in (lambda a: a.view(np.int32), lambda a: np.lib.stride_tricks.as_strided(a, strides=(0,))):
+        M = sps.t2c_csr(T)
+        M.data = changed(M.data)
+        again = sps.c2t_csr(M)
+        assert again.values().data_ptr() != T.values().data_ptr()
+        assert again.values().tolist() == M.data.tolist()
+
+
+def test_a_coalesced_tensor_is_called_canonical() -> None:
+    M = sps.t2c_coo(torch.eye(2).to_sparse())
+    assert M.has_canonical_format
+    assert sps.t2c_csr(torch.eye(2).to_sparse_csr()).has_canonical_format

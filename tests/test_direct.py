@@ -16,7 +16,7 @@ import torch
 import oracle
 import sparsolve as sps
 from sparsolve import Strategy, solvers
-from sparsolve.backends import cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
+from sparsolve.backends import available, cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -629,9 +629,7 @@ def test_a_pinned_backend_that_cannot():
 def test_a_failed_cholesky_is_not_tried_again_on_the_pattern(library, expected, monkeypatch, only, capfd):
     only(library.__name__.rpartition(".")[2])
     tried, true = [], library.decompose
-    monkeypatch.setattr(
-        library, "decompose", lambda A, s, kind, fresh=False: tried.append(kind) or true(A, s, kind, fresh)
-    )
+    monkeypatch.setattr(library, "decompose", lambda A, s, kind: tried.append(kind) or true(A, s, kind))
     values, pattern = grid_values((12, 12, 12), F64, shift=3.3)
     for scale in (1.0, 2.0, 3.0):
         sps.solve(sps.SparseMatrix(scale * values, pattern), torch.ones(1728, dtype=F64))
@@ -828,3 +826,10 @@ def test_an_overflow_leaves_the_factorization_alone(rows):
         sps.solve(A, 1e306 * b)
     assert torch.equal(sps.solve_with_info(A, b).info.strategy, strategy)
     assert sps.memo_info().factorizations == 1
+
+
+def test_available_lists_for_each_record_the_backends_that_serve_it() -> None:
+    for name, always in (("LU", {"entries", "lapack", "superlu"}), ("Cholesky", {"lapack", "superlu"})):
+        listed = set(available()["solvers"][f"{name} on cpu"].removeprefix("the first that suits: ").split(", "))
+        assert always <= listed
+        assert name == "LU" or not listed & {"entries", "klu", "metis"}

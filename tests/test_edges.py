@@ -297,6 +297,12 @@ def looked_at(values: Any) -> Tensor:
         (lambda: looked_at(torch.tensor(1.0)), ValueError, r"values have shape \(\); the pattern has 7"),
         (lambda: sps.explain(torch.ones(2, 3).to_sparse()), ValueError, r"A has shape \(2, 3\); one square matrix"),
         (lambda: sps.explain([[1.0]]), TypeError, "A is a list"),  # type: ignore[arg-type]
+        (
+            lambda: sps.explain(sps.Operator(lambda p, x: x, VALUES)),
+            TypeError,
+            "A is an Operator, which has no entries",
+        ),  # type: ignore[arg-type]
+        (lambda: sps.explain(torch.eye(2).to_sparse(), sps.LU), TypeError, "solver is the class LU"),  # type: ignore[arg-type]
         (lambda: sps.explain(sps.SparseMatrix(PATTERN, VALUES)), TypeError, "Swapped arguments"),  # type: ignore[arg-type]
         (lambda: torch.func.grad(looked_at)(VALUES), TypeError, "no numbers yet"),
         (lambda: torch.func.vmap(looked_at)(VALUES[None]), TypeError, "no numbers yet"),

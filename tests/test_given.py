@@ -293,15 +293,31 @@ def test_a_callable_may_use_its_memory_again_and_not_write_to_ours() -> None:
         (lambda: sps.ApproximateInverse(near(torch.float64, True), adjoint=abs), TypeError, "a matrix has its own"),
         (lambda: solve(sps.GMRES(preconditioner=lambda r: r[:2])), sps.SolveError, r"returned an array of float64 \(2,\)"),
         (lambda: solve(sps.GMRES(preconditioner=lambda r: r + 1j)), sps.SolveError, "complex128"),
+        (lambda: solve(sps.GMRES(preconditioner=lambda r: None)), sps.SolveError, "'<lambda>' returned a NoneType, an array of object"),
+        (lambda: solve(sps.GMRES(preconditioner=lambda r: (r, 0))), sps.SolveError, "a tuple that is no NumPy array"),
+        (lambda: solve(sps.GMRES(preconditioner=lambda r: torch.ones(N, requires_grad=True))), sps.SolveError, r"detach\(\)"),
         (lambda: solve(sps.GMRES(preconditioner=near(torch.complex128, False))), TypeError, "complex"),
         (lambda: solve(sps.GMRES(preconditioner=sps.SparseMatrix.from_torch(torch.eye(3).to_sparse()))), ValueError, r"\(3, 3\)"),
         (lambda: solve(sps.GMRES(preconditioner=abs), adjoint=True), TypeError, "without its adjoint"),
+        (lambda: sps.GMRES(preconditioner=sps.SparseMatrix(torch.ones(4), DIAGONAL)), ValueError, r"values have shape \(4,\); the pattern has 3"),
+        (lambda: sps.GMRES(preconditioner=sps.SparseMatrix(torch.ones(1), DIAGONAL)), ValueError, r"values have shape \(1,\); the pattern has 3"),
+        (lambda: sps.GMRES(preconditioner=sps.SparseMatrix(torch.ones(3).half(), DIAGONAL)), TypeError, r"ApproximateInverse's matrix has dtype torch.float16.*\.to\(torch.float32"),
+        (lambda: sps.CG(preconditioner=sps.SparseMatrix(torch.ones(3).bfloat16(), DIAGONAL)), TypeError, "has dtype torch.bfloat16"),
+        (lambda: sps.Factored(sps.SparseMatrix(torch.ones(3).long(), DIAGONAL)), TypeError, r"Factored's matrix has dtype torch.int64.*\.to\(torch.float64"),
+        (lambda: sps.CG(preconditioner=unchecked(torch.tensor([0, 5]))), sps.PatternError, "column 5"),
+        (lambda: sps.Factored(unchecked(torch.tensor([0, -5]))), sps.PatternError, "column -5"),
         (lambda: torch.vmap(lambda v: sps.Factored(sps.SparseMatrix(v, DIAGONAL)) and v)(torch.ones(2, 3)), TypeError, "no numbers yet"),
     ],
 )  # fmt: skip
 def test_refusals(make: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         make()
+
+
+def unchecked(col: torch.Tensor) -> sps.SparseMatrix:
+    """From a tensor whose indices nobody has looked at."""
+    T = torch.sparse_csr_tensor(torch.arange(3), col, torch.ones(2), (2, 2), check_invariants=False)
+    return sps.SparseMatrix.from_torch(T)
 
 
 def solve(solver: Any, **options: Any) -> Any:

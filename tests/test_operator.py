@@ -302,7 +302,9 @@ def test_followed() -> None:
 @pytest.mark.parametrize(
     ("attempt", "error", "match"),
     [
-        (lambda: sps.solve(sps.Operator(ring, D), B), TypeError, "The solver is LU.*no entries to factorize"),
+        (lambda: sps.solve(sps.Operator(ring, D), B), TypeError, r"solver is a LU; .*no entries to factorize.*CG\(\)"),
+        (lambda: sps.solve(sps.Operator(ring, D), B, sps.CG), TypeError, r"solver is the class CG; .*record of an iterative method.*Use CG\(\)"),
+        (lambda: sps.solve(sps.Operator(ring, D), B, "cg"), TypeError, "solver is a str;"),
         (lambda: sps.solve(sps.Operator(ring, D), B, lambda A, b: b), TypeError, "no entries to factorize"),
         (lambda: sps.solve(sps.Operator(ring, D), B, sps.CG(preconditioner=sps.Jacobi())), TypeError, "Jacobi is made of the entries"),
         (lambda: sps.solve(sps.Operator(ring, {"d": D, "n": 3}), B, sps.CG()), TypeError, "params hold a int"),
@@ -312,6 +314,10 @@ def test_followed() -> None:
         (lambda: sps.solve(sps.Operator(lambda p, x: x.half(), D), B, sps.CG()), TypeError, "float16"),
         (lambda: sps.solve(sps.Operator(ring, D), B.to_sparse(), sps.CG()), TypeError, "b must be dense"),
         (lambda: sps.Operator(ring, D) @ B.to_sparse(), TypeError, "x must be dense"),
+        (lambda: sps.Operator(ring, D) @ B.numpy(), TypeError, "x must be a torch.Tensor, not a ndarray"),
+        (lambda: sps.Operator(ring, D) @ B[0], ValueError, "x is a number"),
+        (lambda: sps.Operator(D, ring) @ B, TypeError, "function is a Tensor"),
+        (lambda: B.numpy() @ sps.Operator(ring, D), TypeError, "unsupported operand"),
         (lambda: ring_solve(D, B, x0=B.to_sparse()), TypeError, "x0 must be dense"),
         (lambda: sps.solve(sps.Operator(ring, D), B.long(), sps.CG()), TypeError, "int64"),
         (lambda: ring_solve(D, B, x0=B[:2]), ValueError, "x0 is"),

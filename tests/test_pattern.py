@@ -83,6 +83,18 @@ def test_unchecked_torch_tensors_are_refused(kind, layout, call):
         calls[call]()
 
 
+def test_torch_is_handed_no_negative_count(monkeypatch):
+    """Its `repeat_interleave` writes outside of its memory for some of them, and says so for others only."""
+    seen, torchs = [], torch.repeat_interleave
+    record = lambda each, counts, **k: seen.append(int(counts.min())) or torchs(each, counts.clamp(min=0), **k)  # noqa: E731
+    monkeypatch.setattr(torch, "repeat_interleave", record)
+    crow, col, shape, _ = WRONG["falling"]
+    T = torch.sparse_csr_tensor(torch.tensor(crow), torch.tensor(col), torch.ones(3), shape, check_invariants=False)
+    with pytest.raises(sps.PatternError, match="crow"):
+        sps.SparseMatrix.from_torch(T).pattern.rows()
+    assert seen == [0]
+
+
 @pytest.mark.parametrize("kind", ["column", "negative column"])
 def test_unchecked_columns_are_refused(kind):
     crow, col, shape, message = WRONG[kind]
@@ -314,6 +326,15 @@ def test_to_device_keeps_the_entries():
     assert pattern.to("cpu") == pattern
     assert pattern.to("meta").device.type == "meta"
     assert pattern.to("meta") != pattern
+
+
+def test_without_numbers_only_itself_is_equal():
+    """On the meta device torch cannot compare; a sum then keeps the entries of both."""
+    meta = pattern_of([0, 1, 2], [0, 1], (2, 2)).to("meta")
+    assert meta == meta
+    assert meta != sps.Pattern(meta.crow, meta.col.clone(), (2, 2))
+    a = torch.ones(2, device="meta")
+    assert (sps.SparseMatrix(a, meta) + sps.SparseMatrix(a, sps.Pattern(meta.crow, meta.col.clone(), (2, 2)))).nnz == 4
 
 
 def test_reprs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -345,6 +346,9 @@ def test_which_stay_hermitian() -> None:
         (ILU, {"drop_tol": 1.5}),
         (ILU, {"drop_tol": math.nan}),
         (ILU, {"drop_tol": "1e-3"}),
+        (ILU, {"drop_tol": True}),
+        (ILU, {"drop_tol": np.bool_(True)}),
+        (ILU, {"fill_factor": 10**400}),
         (ILU, {"fill_factor": 0.5}),
         (ILU, {"fill_factor": math.inf}),
         (AMG, {"method": "geometric"}),
@@ -352,8 +356,17 @@ def test_which_stay_hermitian() -> None:
 )
 def test_fields_that_are_refused(record: Any, fields: dict[str, Any]) -> None:
     ((field, value),) = fields.items()
-    with pytest.raises(ValueError, match=rf"{record.__name__} got {field}={value!r}\. It is .*\. Take "):
+    with pytest.raises(ValueError, match=rf"{record.__name__} got {field}={re.escape(repr(value))}\. It is .*\. Take "):
         record(**fields)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, torch.tensor], ids=repr)
+def test_fields_may_be_numbers_of_other_kinds(number: Any) -> None:
+    """A key is text, which only Python's own numbers have."""
+    record = ILU(drop_tol=number(1), fill_factor=number(2))
+    assert record.key == ILU(drop_tol=1.0, fill_factor=2.0).key == "ILU(drop_tol=1.0, fill_factor=2.0)"
+    for whole in (np.int64(3), torch.tensor(3)):
+        assert BlockJacobi(size=whole).key == "BlockJacobi(size=3)"
 
 
 def test_a_record_is_made_inside_a_compiled_function() -> None:

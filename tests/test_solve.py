@@ -481,8 +481,10 @@ def test_layouts_and_types_that_are_refused():
     A, b = sps.SparseMatrix(values, pattern), torch.ones(20, dtype=F64)
     with pytest.raises(TypeError, match=r"A is a torch.strided tensor.*torch.linalg.solve"):
         sps.solve(A.to_dense(), b)
-    with pytest.raises(TypeError, match=r"A is a ndarray"):
+    with pytest.raises(TypeError, match=r"A is a ndarray.*as_tensor\(A\)\.to_sparse_csr\(\)"):
         sps.solve(A.to_dense().numpy(), b)
+    with pytest.raises(TypeError, match=r"A is a torch.sparse_bsr tensor.* is needed\. Use A\.to_sparse_csr\(\)"):
+        sps.solve(A.to_dense().to_sparse_bsr((2, 2)), b)
     with pytest.raises(TypeError, match=r"A is a csr_matrix.*from_scipy"):
         sps.solve(A.to_scipy(), b)
     for swapped in (sps.SparseMatrix(pattern, values), sps.SparseMatrix(values, None)):

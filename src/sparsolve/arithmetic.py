@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from numbers import Number
+from numbers import Complex, Number, Real
 from typing import Any, TypeVar
 
 import torch
@@ -117,8 +117,11 @@ def require_scalar(s: Any) -> Any:
     """A number, or a tensor of no dimensions: of a vector nobody knows whether it scales rows, columns or a batch."""
     if isinstance(s, Tensor) and s.dim() == 0 and s.layout is torch.strided:
         return s
-    if isinstance(s, Number):
+    if isinstance(s, (int, float, complex)):
         return s
+    if isinstance(s, Number):  # torch drops the imaginary part of NumPy's complex64, and knows no Fraction
+        number: complex = complex(s)  # type: ignore[call-overload]
+        return number if isinstance(s, Complex) and not isinstance(s, Real) else number.real
     what = f"a tensor of shape {tuple(s.shape)}" if isinstance(s, Tensor) else f"a {type(s).__name__}"
     raise TypeError(
         sentence(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .backends import array_module
-from .backends.named import OWN, Iterative, Kept
+from .backends.named import OWN, ByName, Kept
 from .c4t_arguments import DIRECT, Selection, require_known, require_matrix, require_rhs
 from .c4t_options import OWN_NAMES, checked_options
 from .matrix import SparseMatrix
@@ -89,7 +89,7 @@ def _record(forward: Callable[..., Any], adjoint: Callable[..., Any], vector: bo
     """Both sides as one record. Equal sides make equal records, so that repeated calls share one entry of the solver table."""
     if forward is _direct and adjoint is _direct:
         return LU()
-    one = vector or isinstance(forward, Iterative) or isinstance(adjoint, Iterative)
+    one = vector or isinstance(forward, ByName) or isinstance(adjoint, ByName)
     return Function(forward=forward, adjoint=adjoint, vector=one)
 
 
@@ -103,39 +103,43 @@ def _side(
         names = ("rtol", "atol", "maxiter", *(("restart",) if selection == "gmres" else ()))
         chosen = {name: options[name] for name in names if options[name] is not None}
         M = None if options["M"] is None else Kept(options["M"])
-        return Iterative(method=selection, M=M, transposed=transposed, **chosen)
+        return ByName(method=selection, M=M, transposed=transposed, **chosen)
     assert selection is not None
     dropped = (*OWN_NAMES, "M") if transposed else OWN_NAMES
     items = tuple((k, _comparable(v)) for k, v in kwargs.items() if k not in dropped)
-    return _Callable(selection, items, transposed)
+    return _Given(selection, items, transposed)
 
 
 def _comparable(value: Any) -> Any:
-    """Plain values are compared by type and value, everything else is the same only if it is the same object."""
-    return (type(value), value) if isinstance(value, (bool, int, float, complex, str, type(None))) else Kept(value)
+    """Plain values are compared by type and text (0.0 is not -0.0), everything else is the same only if it is the same object."""
+    return (
+        (type(value), repr(value), value)
+        if isinstance(value, (bool, int, float, complex, str, type(None)))
+        else Kept(value)
+    )
 
 
 @dataclass(frozen=True)
-class _Callable:
+class _Given:
     """The user's callable with its keyword arguments."""
 
-    call: Callable[..., Any]
+    function: Callable[..., Any]
     items: tuple[tuple[str, Any], ...]
     transposed: bool
     derivative: bool = False
 
-    def relative(self) -> _Callable:
+    def relative(self) -> _Given:
         """What a derivative solves with: neither x0 nor callback are its own."""
         return replace(self, derivative=True)
 
     @property
     def __name__(self) -> str:
-        return getattr(self.call, "__name__", type(self.call).__name__)
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, A: Any, b: Any) -> Any:
-        kwargs = {k: v.value if isinstance(v, Kept) else v[1] for k, v in self.items}
+        kwargs = {k: v.value if isinstance(v, Kept) else v[-1] for k, v in self.items}
         own = {} if self.transposed or self.derivative else OWN.get().get("given", {})
-        return self.call(A, b, **kwargs, **own)
+        return self.function(A, b, **kwargs, **own)
 
 
 def _direct(A: Any, b: Any) -> Any:

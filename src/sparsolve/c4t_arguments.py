@@ -11,10 +11,10 @@ from torch import Tensor
 from .backends.named import METHODS
 from .compressed import dense_dimensions
 from .errors import sentence
-from .operands import DTYPES, nearest
+from .operands import require_dtype
 from .solvers import Solver
 
-__all__ = ["DIRECT", "Selection", "require_dtype", "require_known", "require_matrix", "require_rhs"]
+__all__ = ["DIRECT", "Selection", "require_known", "require_matrix", "require_rhs"]
 
 Selection = str | Callable[..., Any] | None
 DIRECT = (None, "spsolve")
@@ -91,15 +91,3 @@ def require_rhs(A: Tensor, B: Tensor, solve: Selection, transpose_solve: Selecti
                     "Use sparsolve.solve(A, B), which does all columns with one factorization, or solve=None here.",
                 )
             )
-
-
-def require_dtype(name: str, t: Tensor) -> None:
-    """Refuse a dtype that has no solver."""
-    if t.dtype not in DTYPES:
-        raise TypeError(
-            sentence(
-                f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
-                "Nothing is cast without being asked.",
-                f"Use {name}.to({nearest(t.dtype)}).",
-            )
-        )

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from .backends.host import array
 from .backends.named import METHODS, SPARSE
-from .c4t_arguments import DIRECT, Selection, require_dtype
+from .c4t_arguments import DIRECT, Selection
 from .compressed import dense_dimensions
 from .errors import sentence
 from .matrix import SparseMatrix
+from .operands import require_dtype
 from .pattern import check_entries, check_places
+from .solvers import real
 
 __all__ = ["OWN_NAMES", "checked_options"]
 
@@ -79,10 +81,7 @@ def _tolerance(kwargs: Mapping[str, Any]) -> float | None:
 def _number(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    try:
-        number = None if _is_truth(value) or isinstance(value, str) else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = None
+    number = real(value)
     if number is None:
         raise TypeError(
             sentence(f"{name} is {value!r}; a tolerance is a number, at least 0.", remedy=f"Use {name}=1e-8, say.")
@@ -98,33 +97,41 @@ def _number(name: str, value: Any) -> float | None:
     return number
 
 
-def _is_truth(value: Any) -> bool:
-    """Whether it is True or False, of Python, NumPy or torch, where a number is meant."""
-    return isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-
-
 def _count(name: str, kwargs: Mapping[str, Any], least: int) -> int | None:
     value = kwargs.get(name)
     if value is None:
         return None
-    try:
-        whole = not _is_truth(value) and int(value) == value
-    except (TypeError, ValueError, OverflowError, RuntimeError):  # no number, NaN, Inf
-        whole = False
-    if not whole or value < least:
+    number = real(value)
+    if number is None or not number.is_integer() or number < least:
         raise ValueError(
             sentence(
                 f"{name} is {value!r}; it counts, so it is a whole number and at least {least}.",
                 remedy="None is SciPy's default.",
             )
         )
-    return int(value)
+    return int(number)
 
 
 def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
     """M, if it can be applied to a vector of these systems."""
     if M is None:
         return None
+    _require_operator(A, M)
+    if _is_complex(M) and not (A.is_complex() or B.is_complex()):
+        raise ValueError(
+            sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
+        )
+    if isinstance(M, Tensor):
+        _require_same_device("M", A, M)
+        _require_form(M)
+        _require_entries(M)
+    else:
+        _require_numbers("M", M)
+    return M
+
+
+def _require_operator(A: Tensor, M: Any) -> None:
+    """Of A's shape, and something that `aslinearoperator` or the conversions take."""
     if isinstance(M, SparseMatrix):
         raise TypeError(
             sentence(
@@ -142,25 +149,15 @@ def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
                 wrap,
             )
         )
-    if not (hasattr(M, "matvec") or hasattr(M, "__matmul__")):
+    arrays = isinstance(M, (Tensor, np.ndarray)) or "cupy" in type(M).__module__
+    if not (arrays or hasattr(M, "matvec") or hasattr(M, "todense")):
         raise TypeError(
             sentence(
                 f"M is a {type(M).__name__}, which has a shape but is no operator.",
                 "A factorization such as that of spilu, perhaps.",
-                wrap.replace("...", "M.solve", 1),
+                wrap.replace("...", "M.solve", 1) if hasattr(M, "solve") else wrap,
             )
         )
-    if _is_complex(M) and not (A.is_complex() or B.is_complex()):
-        raise ValueError(
-            sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
-        )
-    if isinstance(M, Tensor):
-        _require_same_device("M", A, M)
-        _require_form(M)
-        _require_entries(M)
-    else:
-        _require_numbers("M", M)
-    return M
 
 
 def _require_same_device(name: str, A: Tensor, t: Tensor) -> None:
@@ -231,12 +228,12 @@ def _require_callback(callback: Any) -> None:
 
 
 def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
-    """x0 as an `(n,)` array of its own memory; on CUDA as a tensor."""
+    """x0 as an `(n,)` array; on CUDA as a tensor."""
     if x0 is None:
         return None
     guess = _numbers(A, x0)
     shape = tuple(guess.shape)
-    if math.prod(shape) != A.shape[0] or len(shape) > 2:
+    if shape not in ((A.shape[0],), (A.shape[0], 1)):
         raise ValueError(
             sentence(
                 f"x0 has shape {shape}; it is a guess of x, so ({A.shape[0]},) is needed.",
@@ -251,7 +248,7 @@ def _guess(A: Tensor, B: Tensor, x0: Any) -> Any:
 
 
 def _numbers(A: Tensor, x0: Any) -> Any:
-    """A copy of x0 as a NumPy array, or as a tensor on A's device."""
+    """x0 as a NumPy array, or as a tensor on A's device; whoever solves copies it."""
     if isinstance(x0, Tensor):
         _require_same_device("x0", A, x0)
         if x0.layout is not torch.strided:
@@ -260,9 +257,9 @@ def _numbers(A: Tensor, x0: Any) -> Any:
             )
         if (x0.is_floating_point() or x0.is_complex()) and x0.dtype is not torch.float16:
             require_dtype("x0", x0)  # NumPy has no others
-        return np.array(array(x0)) if A.device.type == "cpu" else x0.detach().clone()
+        return array(x0) if A.device.type == "cpu" else x0.detach()
     try:
-        guess = np.array(x0) if A.device.type == "cpu" else torch.as_tensor(x0).detach().clone()
+        guess = np.asarray(x0) if A.device.type == "cpu" else torch.as_tensor(x0).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
             sentence(

@@ -44,11 +44,15 @@ def require_sparse(T: Tensor) -> None:
 
 def _instead(T: Any) -> str:
     """What to use in place of what is no sparse tensor."""
-    if isinstance(T, Tensor):
+    if isinstance(T, Tensor) and T.layout is torch.strided:
         return "For a dense A use torch.linalg.solve, or A.to_sparse_csr() if most of it is zero."
+    if isinstance(T, Tensor):
+        return "Use A.to_sparse_csr()."
+    if hasattr(T, "tocsr"):
+        return "SparseMatrix.from_scipy(A) takes a SciPy matrix."
     if callable(T):
         return "Operator(function, params) is solved with a function (params, x) -> A x."
-    return "SparseMatrix.from_scipy(A) takes a SciPy matrix."
+    return "For a dense A use torch.linalg.solve, or torch.as_tensor(A).to_sparse_csr() if most of it is zero."
 
 
 def dense_dimensions(T: Tensor) -> int:
@@ -128,7 +132,7 @@ class _Compressed(torch.autograd.Function):
         if grad.layout is ctx.layout and all(map(torch.equal, _indices(grad), (ctx.outer, ctx.plain))):
             return _Values.apply(grad), None, None, None, None  # type: ignore[no-untyped-call]
         dense = grad if grad.layout is torch.strided else grad.to_dense()
-        outer = torch.repeat_interleave(ctx.outer.diff(), output_size=ctx.plain.shape[0])
+        outer = torch.repeat_interleave(ctx.outer.diff().clamp(min=0), output_size=ctx.plain.shape[0])
         at = (outer, ctx.plain) if ctx.layout is torch.sparse_csr else (ctx.plain, outer)
         return dense[at], None, None, None, None
 

@@ -11,6 +11,7 @@ from .backends import device_module, solver_module
 from .errors import sentence
 from .matrix import SparseMatrix
 from .operands import plan, require_length, require_pattern
+from .operators import Operator
 from .registration import is_wrapped
 from .result import Strategy
 from .solvers import LU, Cholesky
@@ -67,7 +68,10 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         raise TypeError(_inside())
     solver = LU() if solver is None else solver
     if not isinstance(solver, (LU, Cholesky)):
-        raise TypeError(sentence(f"solver is a {type(solver).__name__}; LU() and Cholesky() can be explained."))
+        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
+        raise TypeError(sentence(f"solver is {what}; LU() and Cholesky() can be explained."))
+    if isinstance(A, Operator):
+        raise TypeError(sentence("A is an Operator, which has no entries for a direct solver to look at."))
     A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
     require_length(A.values, require_pattern(A.pattern))
     if A.values.dim() != 1:

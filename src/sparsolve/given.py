@@ -15,7 +15,8 @@ import scipy.sparse as sp
 import torch
 
 from .errors import sentence
-from .pattern import Pattern
+from .operands import require_dtype, require_length
+from .pattern import Pattern, check_entries, check_form
 from .preconditioner_records import PreconditionerRecord
 from .registration import outside_transforms
 from .solvers import LU, Function, Solver
@@ -45,6 +46,8 @@ class Numbers(Constant):
                     remedy="Use SparseMatrix.from_torch for a sparse tensor.",
                 )
             )
+        require_length(values, pattern)
+        require_dtype(f"{name}'s matrix", values)
         if pattern.shape[0] != pattern.shape[1]:
             raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
         inside = sentence(
@@ -61,6 +64,8 @@ class Numbers(Constant):
                 self._host = np.array(values.detach().resolve_conj().resolve_neg().cpu().numpy())
         except (RuntimeError, TypeError) as error:
             raise TypeError(inside) from error
+        check_form(pattern.crow, pattern.col, pattern.shape)  # of a tensor that no solve has checked
+        check_entries(pattern.crow, pattern.col, pattern.shape)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Numbers) or (self.dtype, self.pattern) != (other.dtype, other.pattern):

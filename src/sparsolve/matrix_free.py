@@ -71,10 +71,10 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
 
 def _require_iterative(solver: Any) -> None:
     if not isinstance(solver, Iterative):
-        name = type(solver).__name__
+        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
             sentence(
-                f"The solver is {name}, and A is an Operator, which has no entries to factorize.",
+                f"solver is {what}; A is an Operator, which has no entries to factorize, so the record of an iterative method is needed.",
                 remedy="Use CG(), MINRES(), GMRES(), BiCGStab() or CGS().",
             )
         )

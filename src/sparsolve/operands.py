@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,10 +14,10 @@ from .pattern import Pattern
 __all__ = [
     "DTYPES",
     "as_columns",
-    "nearest",
     "plan",
     "require_batches",
     "require_dense",
+    "require_dtype",
     "require_length",
     "require_pattern",
     "uncast",
@@ -68,7 +69,7 @@ def as_columns(b: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], bool]:
     def unfold(x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
 
-    return b.movedim(-2, 0).reshape(n, _product(own) * k), unfold, False
+    return b.movedim(-2, 0).reshape(n, math.prod(own) * k), unfold, False
 
 
 def require_pattern(pattern: Pattern) -> Pattern:
@@ -92,6 +93,19 @@ def require_dense(name: str, t: Tensor) -> None:
         )
     if t.layout is not torch.strided:
         raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
+
+
+def require_dtype(name: str, t: Tensor) -> None:
+    """Refuse a dtype that has no solver; name the smallest one that holds what this one holds."""
+    if t.dtype not in DTYPES:
+        real = torch.float32 if t.dtype.is_floating_point else torch.float64
+        raise TypeError(
+            sentence(
+                f"{name} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
+                "Nothing is cast without being asked.",
+                f"Use {name if name.isidentifier() else ''}.to({torch.complex64 if t.dtype.is_complex else real}).",
+            )
+        )
 
 
 def require_length(values: Tensor, pattern: Pattern) -> None:
@@ -134,25 +148,11 @@ def _column(x: Tensor) -> Tensor:
     return x.squeeze(-1)
 
 
-def _product(sizes: torch.Size) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
-
-
 def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtype:
     """The dtype of the result, or why there is none."""
     for what, t in (("A's values", values), (name, b)):
         require_dense(what, t)
-        if t.dtype not in DTYPES:
-            raise TypeError(
-                sentence(
-                    f"{what} has dtype {t.dtype}; sparse solvers work in float32, float64, complex64 or complex128.",
-                    "Nothing is cast without being asked.",
-                    f"Use .to({nearest(t.dtype)}).",
-                )
-            )
+        require_dtype(what, t)
     if values.device != b.device or values.device != pattern.device:
         raise ValueError(
             sentence(
@@ -161,13 +161,6 @@ def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtyp
             )
         )
     return torch.promote_types(values.dtype, b.dtype)
-
-
-def nearest(dtype: torch.dtype) -> torch.dtype:
-    """The smallest dtype of those with a solver that holds what this one holds."""
-    if dtype.is_complex:
-        return torch.complex64
-    return torch.float32 if dtype.is_floating_point else torch.float64
 
 
 def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int, name: str) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optree
 import torch
-import torch.utils._pytree as torch_pytree
 from torch import Tensor
 
 from .errors import sentence
@@ -51,15 +51,14 @@ class Operator:
     """
 
     __slots__ = ("function", "params")
+    __array_ufunc__ = None  # NumPy's arrays leave `@` to this class
 
     def __init__(self, function: Callable[[Any, Tensor], Tensor], params: Any) -> None:
         self.function = function
         self.params = params
 
     def __matmul__(self, x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return NotImplemented
-        return apply(self, x, adjoint=False)
+        return apply(self, x, adjoint=False) if isinstance(x, (Tensor, np.ndarray, list)) else NotImplemented
 
     def __repr__(self) -> str:
         return f"Operator({getattr(self.function, '__name__', self.function)!r}, {self.params!r})"
@@ -91,9 +90,7 @@ class Form:
 
 def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
     """The operator's form, and its numbers as one vector, differentiably."""
-    if not callable(A.function):
-        what = type(A.function).__name__
-        raise TypeError(sentence(f"An operator's function is a {what}; a callable (params, x) -> A x is needed."))
+    _require_function(A)
     leaves, tree = optree.tree_flatten(A.params)
     for leaf in leaves:
         if not isinstance(leaf, Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
@@ -112,6 +109,12 @@ def form_of(A: Operator, b: Tensor) -> tuple[Form, Tensor]:
         dtype = leaf.dtype if i == 0 else torch.promote_types(dtype, leaf.dtype)
     flat = [leaf.flatten().to(dtype) for leaf in leaves]
     return form, torch.cat(flat) if flat else b.new_zeros(0)
+
+
+def _require_function(A: Operator) -> None:
+    if not callable(A.function):
+        what = type(A.function).__name__
+        raise TypeError(sentence(f"An operator's function is a {what}; a callable (params, x) -> A x is needed."))
 
 
 def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
@@ -139,9 +142,12 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
     return torch.promote_types(y.dtype, b.dtype)
 
 
-def apply(A: Operator, x: Tensor, *, adjoint: bool) -> Tensor:
+def apply(A: Operator, x: Any, *, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x` for x `(n,)`, `(n, k)` or `(*batch, n, k)`."""
+    _require_function(A)
     require_dense("x", x)
+    if x.dim() == 0:
+        raise ValueError(sentence("x is a number; (n,), (n, k) or (*batch, n, k) is needed."))
     columns, restore, _ = as_columns(x)
     return restore(product(lambda _, x: A.function(A.params, x), columns, columns, adjoint=adjoint))
 
@@ -161,25 +167,3 @@ def product(form: Callable[[Tensor, Tensor], Tensor], theta: Tensor, x: Tensor, 
         return form(theta, x)
     pull = torch.func.vjp(lambda z: form(theta, z.clone()), torch.zeros_like(x))[1]
     return pull(x)[0]  # type: ignore[no-any-return]
-
-
-def _flatten(A: Operator) -> tuple[tuple[Any], Any]:
-    return (A.params,), A.function
-
-
-def _unflatten_torch(children: Any, function: Any) -> Operator:
-    (params,) = children
-    return Operator(function, params)
-
-
-def _unflatten_optree(function: Any, children: Any) -> Operator:
-    return _unflatten_torch(children, function)
-
-
-torch_pytree.register_pytree_node(Operator, _flatten, _unflatten_torch, serialized_type_name="sparsolve.Operator")  # type: ignore[arg-type]
-optree.register_pytree_node(
-    Operator,  # type: ignore[arg-type]
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_optree,  # type: ignore[arg-type]
-    namespace=optree.registry.__GLOBAL_NAMESPACE,
-)

@@ -14,7 +14,6 @@ from .errors import PatternError, of_device, sentence
 __all__ = ["Pattern"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
-_INT32_MAX = 2**31 - 1
 
 
 class Pattern:
@@ -146,7 +145,8 @@ class Pattern:
             return True
         if not isinstance(other, Pattern) or self.shape != other.shape or self.device != other.device:
             return False
-        return torch.equal(self.crow, other.crow) and torch.equal(self.col, other.col)
+        read = _have_numbers(self.crow, self.col, other.crow, other.col)
+        return read and torch.equal(self.crow, other.crow) and torch.equal(self.col, other.col)
 
     def __hash__(self) -> int:
         return hash((self.shape, self.nnz))
@@ -172,17 +172,19 @@ def pointers(sorted_indices: Tensor, size: int) -> Tensor:
 
 
 def _readable(*indices: Tensor) -> bool:
-    """Whether these tensors have numbers: while compiling, as fake tensors and on the meta device they have none."""
-    return not torch.compiler.is_compiling() and not any(type(t) is FakeTensor or t.is_meta for t in indices)
+    """Whether the numbers of these tensors can be read here; while compiling they cannot."""
+    return not torch.compiler.is_compiling() and _have_numbers(*indices)
+
+
+def _have_numbers(*indices: Tensor) -> bool:
+    """Fake tensors have none, nor have those on the meta device."""
+    return not any(type(t) is FakeTensor or t.is_meta for t in indices)
 
 
 def _sizes(shape: Any) -> tuple[int, int]:
     """Two whole numbers, at least 0 (or symbols for them, while compiling)."""
     try:
-        rows, columns = shape
-        sizes: tuple[Any, ...] = tuple(
-            s if isinstance(s, (int, torch.SymInt)) else operator.index(s) for s in (rows, columns)
-        )
+        rows, columns = (s if isinstance(s, (int, torch.SymInt)) else operator.index(s) for s in shape)
     except (TypeError, ValueError) as error:
         raise PatternError(
             sentence(
@@ -191,7 +193,7 @@ def _sizes(shape: Any) -> tuple[int, int]:
                 "Give (n, n), and batch the values.",
             )
         ) from error
-    return sizes[0], sizes[1]
+    return rows, columns  # type: ignore[return-value]
 
 
 def check_form(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
@@ -236,8 +238,8 @@ def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
         raise PatternError(
             sentence(f"{one} is {p.dtype} on {p.device} and {other} {q.dtype} on {q.device}; both must be the same.")
         )
-    if p.dtype is torch.int32 and (shape[0] > _INT32_MAX or shape[1] > _INT32_MAX):
-        raise PatternError(sentence(f"shape is {shape}; torch.int32 indices end at {_INT32_MAX}.", remedy="Use int64."))
+    if p.dtype is torch.int32 and (shape[0] > 2**31 - 1 or shape[1] > 2**31 - 1):
+        raise PatternError(sentence(f"shape is {shape}; torch.int32 indices end at {2**31 - 1}.", remedy="Use int64."))
 
 
 def check_places(row: Tensor, col: Tensor, shape: tuple[int, ...]) -> None:

@@ -7,11 +7,12 @@ applies `M⁻ᴴ`. "Saad" is Y. Saad, Iterative Methods for Sparse Linear System
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import sentence
-from .solvers import Solver
+from .solvers import Solver, real
 
 __all__ = ["AMG", "ILU", "BlockJacobi", "Jacobi", "PreconditionerRecord", "SymmetricGaussSeidel"]
 
@@ -78,10 +79,15 @@ class BlockJacobi(PreconditionerRecord):
     hermitian = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+        try:
+            size = 0 if isinstance(self.size, bool) else int(operator.index(self.size))
+        except TypeError:
+            size = 0
+        if size < 1:
             raise _wrong(
                 "BlockJacobi", "size", self.size, "an integer of at least 1", "size=3 for three unknowns a point"
             )
+        object.__setattr__(self, "size", size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +118,16 @@ class ILU(PreconditionerRecord):
     fill_factor: float = 10.0
 
     def __post_init__(self) -> None:
-        if not (_is_real(self.drop_tol) and 0 <= self.drop_tol <= 1):
+        drop, fill = real(self.drop_tol), real(self.fill_factor)
+        if drop is None or not 0 <= drop <= 1:
             raise _wrong(
                 "ILU", "drop_tol", self.drop_tol, "a number from 0 to 1", "drop_tol=1e-4; a smaller one drops less"
             )
-        if not (_is_real(self.fill_factor) and 1 <= self.fill_factor < math.inf):
+        if fill is None or not 1 <= fill < math.inf:
             raise _wrong("ILU", "fill_factor", self.fill_factor, "a finite number of at least 1", "fill_factor=10.0")
         # Python's own floats, so that equal records have equal keys, whatever numbers they were made with
-        object.__setattr__(self, "drop_tol", float(self.drop_tol))
-        object.__setattr__(self, "fill_factor", float(self.fill_factor))
+        object.__setattr__(self, "drop_tol", drop)
+        object.__setattr__(self, "fill_factor", fill)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +187,6 @@ class AMG(PreconditionerRecord):
             raise _wrong(
                 "AMG", "method", self.method, '"smoothed_aggregation" or "ruge_stuben"', "the first where in doubt"
             )
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _wrong(record: str, field: str, value: Any, meaning: str, example: str) -> ValueError:

@@ -17,21 +17,13 @@ import torch
 from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
-__all__ = ["LU", "Cholesky", "Solver", "asked", "callable_key", "cotangent", "decode", "split", "tangent"]
+__all__ = ["LU", "Cholesky", "Solver", "asked", "callable_key", "cotangent", "decode", "real", "split", "tangent"]
 
 _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 
 
-_BACKENDS = (
-    "entries",
-    "lapack",
-    "klu",
-    "pardiso",
-    "cholmod",
-    "metis",
-    "superlu",
-)  # as in backends/strategy.py, and cuDSS
+_BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")  # as in backends/strategy.py
 _RECORDS: dict[str, type[Solver]] = {}
 
 
@@ -65,6 +57,17 @@ def _written(value: Any) -> str:
     return ticket(value) if callable(value) or isinstance(value, Constant) else repr(value)
 
 
+def real(value: Any) -> float | None:
+    """A number that a user gave, as Python's own, whose text is its value; None for what is none: text, truth, complex."""
+    dtype = str(getattr(value, "dtype", ""))
+    if isinstance(value, (bool, str)) or "bool" in dtype or "complex" in dtype:
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LU(Solver):
     """Direct solve by LU: `P A Q = L U`, for any square nonsingular `A`.
@@ -77,8 +80,9 @@ class LU(Solver):
     that does not help the next way is taken, and `SingularMatrixError` is raised after the last.
 
     Args:
-        backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"` or `"metis"`, to
-            have that one only, whether it pays or not; by default the first that suits. On CUDA `"cudss"`, where it is installed, and `"superlu"`.
+        backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"`, `"metis"` or
+            `"cholmod"` (Hermitian positive definite A), to have that one only, whether it pays or not; by default the first that suits.
+            On CUDA `"cudss"`, where it is installed, and `"superlu"`.
         factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
             every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
 
@@ -117,7 +121,7 @@ class Cholesky(Solver):
     who want an indefinite matrix to be an error, `NotPositiveDefiniteError`. `A` must be Hermitian exactly.
 
     Args:
-        backend: as for `LU`, and `"cholmod"`, where it is installed.
+        backend: `"lapack"`, `"superlu"`, or, where they are installed, `"pardiso"` or `"cholmod"`; on CUDA as for `LU`.
 
     Raises:
         TypeError, ValueError: a backend without such a name.

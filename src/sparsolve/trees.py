@@ -1,7 +1,8 @@
-"""`SparseMatrix` as a pytree, torch's and optree's, whose only leaf is `values`; and what a saved graph holds of its pattern."""
+"""`SparseMatrix` and `Operator` as pytrees, torch's and optree's, and what a saved graph holds of a pattern."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import optree
@@ -9,51 +10,53 @@ import torch
 import torch.utils._pytree as torch_pytree
 
 from .matrix import SparseMatrix
+from .operators import Operator
 from .pattern import Pattern
-
-
-def _flatten(A: SparseMatrix) -> tuple[tuple[Any], Pattern]:
-    return (A.values,), A.pattern
-
-
-def _flatten_with_keys(A: SparseMatrix) -> tuple[tuple[tuple[Any, Any]], Pattern]:
-    return ((torch_pytree.GetAttrKey("values"), A.values),), A.pattern
-
-
-def _unflatten_torch(leaves: Any, pattern: Pattern) -> SparseMatrix:
-    (values,) = leaves
-    return SparseMatrix(values, pattern)
-
-
-def _unflatten_optree(pattern: Pattern, leaves: Any) -> SparseMatrix:
-    return _unflatten_torch(leaves, pattern)
 
 
 def _to_json(pattern: Pattern) -> Any:
     """What a saved graph holds of a pattern."""
-    return [str(pattern.col.dtype), pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)]
+    numbers = pattern.crow.tolist(), pattern.col.tolist(), list(pattern.shape)
+    return [str(pattern.col.dtype), *numbers, str(pattern.device)]
 
 
 def _from_json(data: Any) -> Pattern:
-    """The pattern that `_to_json` wrote, checked."""
+    """The pattern that `_to_json` wrote, checked; on its device, where the graph's own constants are."""
     dtype = torch.int32 if data[0] == "torch.int32" else torch.int64
-    crow, col = (torch.tensor(a, dtype=dtype, device="cpu") for a in data[1:3])
+    crow, col = (torch.tensor(a, dtype=dtype, device=data[4]) for a in data[1:3])
     return Pattern(crow, col, data[3])
 
 
+def _register(cls: type[Any], child: str, constant: str, make: Callable[..., Any], **options: Any) -> None:
+    """Enter a class of one child and one constant in both tables."""
+    key = torch_pytree.GetAttrKey(child)
+
+    def apart(A: Any) -> tuple[Any, Any]:
+        return (getattr(A, child),), getattr(A, constant)
+
+    def with_keys(A: Any) -> tuple[Any, Any]:
+        return ((key, getattr(A, child)),), getattr(A, constant)
+
+    def together(children: Any, constant: Any) -> Any:
+        return make(*children, constant)
+
+    def together_again(constant: Any, children: Any) -> Any:
+        return make(*children, constant)
+
+    torch_pytree.register_pytree_node(
+        cls,
+        apart,
+        together,
+        serialized_type_name=f"sparsolve.{cls.__name__}",
+        flatten_with_keys_fn=with_keys,
+        **options,
+    )
+    everywhere = optree.registry.__GLOBAL_NAMESPACE  # which has no public name
+    optree.register_pytree_node(cls, apart, together_again, namespace=everywhere)
+
+
 torch.serialization.add_safe_globals([Pattern, SparseMatrix])  # arrays, checked where a Pattern is made
-torch_pytree.register_pytree_node(
-    SparseMatrix,
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_torch,
-    serialized_type_name="sparsolve.SparseMatrix",
-    to_dumpable_context=_to_json,
-    from_dumpable_context=_from_json,
-    flatten_with_keys_fn=_flatten_with_keys,  # type: ignore[arg-type]
+_register(
+    SparseMatrix, "values", "pattern", SparseMatrix, to_dumpable_context=_to_json, from_dumpable_context=_from_json
 )
-optree.register_pytree_node(
-    SparseMatrix,  # type: ignore[arg-type]
-    _flatten,  # type: ignore[arg-type]
-    _unflatten_optree,  # type: ignore[arg-type]
-    namespace=optree.registry.__GLOBAL_NAMESPACE,
-)
+_register(Operator, "params", "function", lambda params, function: Operator(function, params))

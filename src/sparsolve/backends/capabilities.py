@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
@@ -14,8 +16,8 @@ from .cupy_runtime import problem
 
 __all__ = ["available"]
 
-_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg", "mkl", "pymetis", "klujax")
-_USES = {
+_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg", "mkl", "pymetis", "klujax", "scikit-sparse")
+_USES: dict[Any, str] = {
     "cupy_lu": "SuperLU (SciPy) on the host, cuSPARSE (CuPy) on the device",
     "iterative": "sparsolve over NumPy and SciPy",
     "cupy_iterative": "sparsolve over CuPy",
@@ -31,17 +33,24 @@ def available() -> dict[str, dict[str, str]]:
     if importlib.util.find_spec("pyamg") is None:
         missing["AMG"] = sentence("AMG needs pyamg.", remedy='Install it: pip install "sparsolve[amg]".')
     missing |= (without := strategy.missing())
-    uses = _USES | {"direct": "the first that suits: " + ", ".join(b for b in strategy.BACKENDS if b not in without)}
+    uses = _USES | {("direct", name): _direct(name, without) for name in ("LU", "Cholesky")}
     if cuda is None:
         why = cudss_library.missing()
         missing |= {} if why is None else {"cudss": why}
         uses["cupy_lu"] = ("" if why else "cuDSS where it pays, else ") + uses["cupy_lu"]
     solvers = {
-        f"{solver} on {device}": uses.get(module, module)
+        f"{solver} on {device}": uses.get((module, solver)) or uses.get(module, module)
         for (solver, device), module in _SOLVERS.items()
         if device == "cpu" or cuda is None
     }
     return {"versions": _versions(), "devices": _devices(cuda is None), "solvers": solvers, "missing": missing}
+
+
+def _direct(solver: str, without: dict[str, str]) -> str:
+    """The backends that have a strategy for it."""
+    modules = {name: import_module(f".{name}", __package__) for name in strategy.BACKENDS if name not in without}
+    serve = (name for name, m in modules.items() if any(c.definite == (solver == "Cholesky") for c in m.CANDIDATES))
+    return f"the first that suits: {', '.join(serve)}"
 
 
 def _no_gpu() -> str:

@@ -157,14 +157,13 @@ class _Before05:
         return factor(b)
 
 
-def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> CholmodDecomposition:
+def decompose(A: Any, structure: Structure, kind: Kind) -> CholmodDecomposition:
     """Factorize a canonical CSC matrix on the analysis of its pattern (ordering and fill), which needs no values.
 
     Args:
         A: `(n, n)`, float32, float64, complex64 or complex128.
         structure: of its pattern.
         kind: has to be "positive".
-        fresh: analyse anew.
 
     Raises:
         DecompositionError: for another kind, or where the library says so; NotPositive where a pivot is not.
@@ -172,7 +171,7 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
     if kind != "positive":
         raise DecompositionError(sentence("CHOLMOD decomposes Hermitian positive definite matrices only.", kind=kind))
     key = (__name__, A.dtype.kind)
-    known = None if fresh else structure.found.get(key)
+    known = structure.found.get(key)
     if known is None or known.process != os.getpid():
         known = Analysis(A, structure)
         structure.found[key] = known
@@ -242,9 +241,7 @@ class Analysis:
 
 
 class CholmodDecomposition:
-    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
-
-    perturbed = 0
+    """Factors of one matrix: see `strategy.Decomposition`."""
 
     def __init__(self, analysis: Analysis, A: Any) -> None:
         self._dtype = A.dtype

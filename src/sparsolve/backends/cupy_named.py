@@ -18,14 +18,14 @@ from ..errors import sentence
 from ..krylov import KrylovResult, iterate
 from .cupy_device import Product
 from .cupy_runtime import aligned, array, cupy, sparse, sparse_linalg
-from .named import SPARSE, Iterative, System
+from .named import SPARSE, ByName, System
 
 __all__ = ["solution"]
 
 _RESTART = 20  # SciPy's default
 
 
-def solution(how: Iterative, A: Any, b: Any) -> Any:
+def solution(how: ByName, A: Any, b: Any) -> Any:
     """x for one `(n,)` right-hand side, a CuPy array in double precision."""
     own = how.own()
     system, x0 = System(how, A, b), own.get("x0")
@@ -44,7 +44,7 @@ def solution(how: Iterative, A: Any, b: Any) -> Any:
     raise system.failure(x, residual, steps)
 
 
-def _iterated(how: Iterative, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> KrylovResult:
+def _iterated(how: ByName, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> KrylovResult:
     """From x, with what is left of maxiter after so many steps."""
     n = len(x)
     restart = min(how.restart or _RESTART, n)
@@ -63,7 +63,7 @@ def _iterated(how: Iterative, system: System, x: Any, steps: int, M: Any, told: 
     )
 
 
-def _told(how: Iterative, callback: Any, system: System) -> dict[str, Any]:
+def _told(how: ByName, callback: Any, system: System) -> dict[str, Any]:
     """What tells the user's callback x after each step, or for gmres the residual relative to b's norm."""
     if callback is None:
         return {}
@@ -79,7 +79,7 @@ def _canonical(T: Tensor) -> Any:
     return t2c_csr(torch.sparse_csr_tensor(crow, col, values, T.shape, check_invariants=False))
 
 
-def _preconditioner(how: Iterative, system: System) -> Callable[[Any], Any] | None:
+def _preconditioner(how: ByName, system: System) -> Callable[[Any], Any] | None:
     """M as a function of `(n, 1)`; for the adjoint of an unsymmetric matrix M's adjoint, if it has one."""
     if how.M is None:
         return None

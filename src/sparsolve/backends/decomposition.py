@@ -1,9 +1,9 @@
 """The contract of the optional direct solvers `pardiso`, `klu`, `metis` and `cholmod`: they decompose and solve, and check nothing.
 
-Each module has `missing()`, which is None or the sentence that says what to install, and
-`decompose(A, structure, kind, fresh=False)`. The result is a `strategy.Decomposition` that also has `perturbed`, how many pivots the
-library replaced by larger ones: where it is not 0, only refinement makes solutions right. The caller checks the residual, since a library
-may return numbers of any size for a singular matrix and call that success.
+Each module has `missing()`, which is None or the sentence that says what to install, and `decompose(A, structure, kind)`, whose
+result is a `strategy.Decomposition`. Where a library replaces pivots by larger ones it also has `perturbed`, how many: if that is not
+0, only refinement makes solutions right. The caller checks the residual, since a library may return numbers of any size for a singular
+matrix and call that success.
 """
 
 from __future__ import annotations

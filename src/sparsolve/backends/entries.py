@@ -8,13 +8,12 @@ import numpy as np
 import scipy.sparse.linalg as sla
 
 from ..result import Strategy
-from .ordering import Ordering, Reordered, SuperLUFactor
+from .ordering import TRIANGULAR, Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
 
 __all__ = ["CANDIDATES"]
 
 _LEVELS = 100  # of substitution, one product with the pattern each, beyond which looking for an order does not pay
-_TRIANGULAR = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.0, "panel_size": 1, "relax": 1}
 
 
 def _is_diagonal(matrix: Matrix) -> str | None:
@@ -76,10 +75,10 @@ def _triangular_order(matrix: Matrix) -> Ordering | None:
 
 
 def _triangular(matrix: Matrix) -> SuperLUFactor:
-    """SuperLU in natural order and with diagonal pivots leaves a triangular matrix as it is, and its solves are compiled."""
+    """The matrix as it is, in its order."""
     ordering = _ordering(matrix)
     assert ordering is not None
-    return SuperLUFactor(Reordered(sla.splu(ordering.matrix(matrix.A.data), **_TRIANGULAR), ordering), matrix.A)
+    return SuperLUFactor(Reordered(sla.splu(ordering.matrix(matrix.A.data), **TRIANGULAR), ordering), matrix.A)
 
 
 CANDIDATES = (

@@ -11,6 +11,7 @@ from ..krylov_columns import namespace
 from ..solvers import Function
 from . import Outcome, Remembered
 from .diagnosis import overflow
+from .given import returned
 from .host import Structure
 
 __all__ = ["FunctionFactor", "factorize"]
@@ -45,7 +46,15 @@ class FunctionFactor:
 
     def array(self, x: Any, name: str) -> Any:
         """What the callable returned, as an array of numbers."""
-        return _array(x, name)
+        if isinstance(x, tuple):
+            raise SolveError(
+                sentence(
+                    f"The solver {name!r} returned a tuple of {len(x)}.",
+                    "SciPy's iterative functions return (x, info).",
+                    "Return x only: check info in a function of your own, or name the method (sparsolve.CG() and its like).",
+                )
+            )
+        return returned(x, f"The solver {name!r}")
 
     def _checked(self, call: Any, b: Any, adjoint: bool) -> Any:
         name = getattr(call, "__name__", type(call).__name__)
@@ -73,34 +82,3 @@ class FunctionFactor:
         if not namespace(x).isfinite(cast).all():
             raise overflow()
         return cast
-
-
-def _array(x: Any, name: str) -> Any:
-    """What the callable returned, as an array of numbers."""
-    if isinstance(x, tuple):
-        raise SolveError(
-            sentence(
-                f"The solver {name!r} returned a tuple of {len(x)}.",
-                "SciPy's iterative functions return (x, info).",
-                "Return x only: check info in a function of your own, or name the method (sparsolve.CG() and its like).",
-            )
-        )
-    try:
-        array = np.asarray(x)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SolveError(
-            sentence(
-                f"The solver {name!r} returned a {type(x).__name__} that is no NumPy array: {error}",
-                "A tensor that requires a gradient, or that is on another device, perhaps.",
-                "Return x.detach().cpu(); derivatives do not go through the solver.",
-            )
-        ) from error
-    if array.dtype.kind not in "biufc":
-        raise SolveError(
-            sentence(
-                f"The solver {name!r} returned a {type(x).__name__}, an array of {array.dtype}.",
-                "It has no return statement, or returns an object that holds x.",
-                "It must return x, an array of numbers of the shape of b.",
-            )
-        )
-    return array

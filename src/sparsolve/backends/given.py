@@ -13,7 +13,7 @@ from ..memo import FACTORS
 from . import Factor, solver_module
 from .host import Structure, array, matrix, multiply, structure_of
 
-__all__ = ["given"]
+__all__ = ["given", "returned"]
 
 Linear = Callable[[Any], Any]
 
@@ -79,8 +79,8 @@ class _Callable:
         r = r.view()
         r.setflags(write=False)
         name = getattr(call, "__name__", type(call).__name__)
-        z = np.asarray(call(r))
-        if z.shape != r.shape or z.dtype.kind not in "biufc" or (z.dtype.kind == "c" and r.dtype.kind != "c"):
+        z = returned(call(r), f"The preconditioner {name!r}")
+        if z.shape != r.shape or (z.dtype.kind == "c" and r.dtype.kind != "c"):
             raise SolveError(
                 sentence(
                     f"The preconditioner {name!r} returned an array of {z.dtype} {z.shape} for one of {r.dtype} {r.shape}.",
@@ -88,6 +88,29 @@ class _Callable:
                 )
             )
         return z.astype(r.dtype)
+
+
+def returned(x: Any, who: str) -> Any:
+    """What a user's callable returned, as an array of numbers."""
+    try:
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SolveError(
+            sentence(
+                f"{who} returned a {type(x).__name__} that is no NumPy array: {error}",
+                "A tensor that requires a gradient, or that is on another device, perhaps.",
+                "Return x.detach().cpu(); derivatives do not go through it.",
+            )
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise SolveError(
+            sentence(
+                f"{who} returned a {type(x).__name__}, an array of {array.dtype}.",
+                "It has no return statement, or returns an object that holds x.",
+                "It must return an array of numbers, of the shape of its right-hand side.",
+            )
+        )
+    return array
 
 
 def _read(numbers: Numbers, n: int, dtype: Any) -> tuple[Structure, Any]:

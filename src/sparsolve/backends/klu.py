@@ -28,10 +28,10 @@ from .strategy import Candidate, Matrix
 __all__ = ["CANDIDATES", "Analysis", "KLUDecomposition", "decompose", "missing"]
 
 _REMEDY = 'pip install "sparsolve[klu]" installs it.'
-_LEAST, _MOST_WORK = (
-    500,
-    25.0,
-)  # unknowns; operations for each entry of the factors: KLU was 3 times faster than SuperLU at 20, half as fast at 30
+_LEAST = 500  # unknowns
+_MOST_WORK = (
+    25.0  # operations for each entry of the factors: KLU was 3 times faster than SuperLU at 20, half as fast at 30
+)
 _GROWTH = 1e-4  # reciprocal pivot growth below which pivots are chosen anew; KLU's own threshold for a pivot is 1e-3
 _FAILURES = {
     1: "KLU met a zero pivot.",
@@ -117,7 +117,7 @@ def _common(library: Any) -> _Common:
     return common
 
 
-def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> KLUDecomposition:
+def decompose(A: Any, structure: Structure, kind: Kind) -> KLUDecomposition:
     """Factorize a canonical CSC matrix on the analysis of its pattern (block triangular form and ordering), which needs no values.
 
     While an earlier factor of the pattern is alive, its pivots and its fill are used again, unless elements grow too much.
@@ -126,12 +126,11 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
         A: `(n, n)`, float32, float64, complex64 or complex128.
         structure: of its pattern.
         kind: makes no difference.
-        fresh: analyse and choose pivots anew.
 
     Raises:
         DecompositionError: a zero pivot.
     """
-    analysis = None if fresh else structure.found.get(__name__)
+    analysis = structure.found.get(__name__)
     if analysis is None:
         analysis = structure.found[__name__] = Analysis(A)
     return KLUDecomposition(analysis, A)
@@ -154,9 +153,7 @@ class Analysis:
 
 
 class KLUDecomposition:
-    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
-
-    perturbed = 0
+    """Factors of one matrix: see `strategy.Decomposition`."""
 
     def __init__(self, analysis: Analysis, A: Any) -> None:
         self._analysis, self._dtype = analysis, A.dtype

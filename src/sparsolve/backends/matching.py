@@ -25,9 +25,8 @@ def structural_rank(A: Any) -> int:
         parent, ends = _forest(A.indptr, A.indices, column_of, free)
         if not len(ends):
             break
-        while len(
-            ends
-        ):  # along each path, from its end: an edge outside of the matching, then one of it, ..., trade places
+        # along each path, from its end: an edge outside of the matching, then one of it, ..., trade places
+        while len(ends):
             columns = parent[ends]
             before = row_of[columns]
             row_of[columns], column_of[ends] = ends, columns

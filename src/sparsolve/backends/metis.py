@@ -21,12 +21,11 @@ from .host import Structure
 from .ordering import Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
 
-__all__ = ["CANDIDATES", "MetisDecomposition", "decompose", "missing"]
+__all__ = ["CANDIDATES", "decompose", "missing"]
 
 _OPTIONS = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.1, "panel_size": 8, "options": {"SymmetricMode": True}}
 _LEAST, _LARGE = 2_000, 50_000  # unknowns of a 3-D pattern, of any
 _DENSE, _HUB = 6.3, 10  # entries a row of a 3-D pattern; times the average is a hub
-_COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 
 
 def missing() -> str | None:
@@ -45,19 +44,18 @@ def _loaded() -> tuple[Any, str | None]:
         return None, f"pymetis cannot be imported: {error}. {remedy}"
 
 
-def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> MetisDecomposition:
+def decompose(A: Any, structure: Structure, kind: Kind) -> SuperLUFactor:
     """Factorize a canonical CSC matrix in the order of its pattern; METIS is asked once a pattern.
 
     Args:
         A: `(n, n)`, float32, float64, complex64 or complex128, most of its diagonal nonzero.
         structure: of its pattern.
-        kind: changes nothing here but how solutions with Aᵀ and Aᴴ are computed.
-        fresh: order anew.
+        kind: makes no difference.
 
     Raises:
         DecompositionError: a zero pivot.
     """
-    ordering = None if fresh else structure.found.get(__name__)
+    ordering = structure.found.get(__name__)
     if ordering is None:
         order = _order(A)
         ordering = structure.found[__name__] = Ordering(A, order, order)
@@ -65,7 +63,7 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
         lu = sla.splu(ordering.matrix(A.data), **_OPTIONS)
     except RuntimeError as error:
         raise DecompositionError(sentence("SuperLU met an exactly zero pivot.", said=error)) from error
-    return MetisDecomposition(SuperLUFactor(Reordered(lu, ordering), A), kind, A.dtype)
+    return SuperLUFactor(Reordered(lu, ordering), A)
 
 
 def _order(A: Any) -> Any:
@@ -80,33 +78,6 @@ def _order(A: Any) -> Any:
     pymetis = _loaded()[0]
     adjacency = pymetis.CSRAdjacency(graph.indptr, graph.indices)
     return np.asarray(pymetis.nested_dissection(adjacency=adjacency)[0])
-
-
-class MetisDecomposition:
-    """Factors of one matrix: see `strategy.Decomposition`; `perturbed` is the number of pivots replaced."""
-
-    perturbed = 0
-
-    def __init__(self, lu: SuperLUFactor, kind: Kind, dtype: Any) -> None:
-        self._lu, self._dtype, self.nbytes = lu, dtype, lu.nbytes
-        self._adjoint = {"general": None, "symmetric": "T", "hermitian": "H", "positive": "H"}[kind]
-
-    def solve(self, b: Any, trans: str = "N") -> Any:
-        """A new array `A⁻¹ b`, `A⁻ᵀ b` or `A⁻ᴴ b`; `b` `(n,)` or `(n, k)`, in any order.
-
-        SuperLU solves several columns at once for trans "N" only; where `Aᵀ` or `Aᴴ` is A, or its conjugate, that one is used.
-        """
-        if self._adjoint is not None and trans != "N":
-            if trans == self._adjoint or not np.iscomplexobj(b):
-                return self.solve(b, "N")
-            return self.solve(b.conj(), "N").conj()
-        b = np.asarray(b, dtype=self._dtype)
-        if b.size == 0:
-            return np.empty_like(b)
-        if b.ndim == 1 or b.shape[1] <= _COLUMNS:
-            return self._lu.solve(b, trans)
-        parts = [self._lu.solve(b[:, j : j + _COLUMNS], trans) for j in range(0, b.shape[1], _COLUMNS)]
-        return np.concatenate(parts, axis=1)
 
 
 def _suits(matrix: Matrix) -> str | None:

@@ -19,7 +19,7 @@ from ..errors import ConvergenceError, sentence
 from ..krylov_columns import exponent, namespace, norm, shifted
 from .diagnosis import not_finite, overflow
 
-__all__ = ["METHODS", "OWN", "SPARSE", "Iterative", "Kept", "System"]
+__all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System"]
 
 METHODS = ("cg", "cgs", "minres", "gmres")
 OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
@@ -51,7 +51,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Iterative:
+class ByName:
     """A callable `(matrix, rhs) -> x` that runs one of `METHODS`; equal ones share an entry of the solver table.
 
     Attributes:
@@ -74,7 +74,7 @@ class Iterative:
     transposed: bool = False
     derivative: bool = False
 
-    def relative(self) -> Iterative:
+    def relative(self) -> ByName:
         """What a derivative solves with."""
         return replace(self, derivative=True)
 
@@ -103,7 +103,7 @@ class System:
         unit: what residuals are multiplied by in the user's units.
     """
 
-    def __init__(self, how: Iterative, A: Any, b: Any) -> None:
+    def __init__(self, how: ByName, A: Any, b: Any) -> None:
         self.how, wide = how, np.complex128 if b.dtype.kind == "c" else np.float64
         A, b = A.astype(wide), b.astype(wide)
         self._exponent, self._of_A = exponent(b), exponent(A.data)

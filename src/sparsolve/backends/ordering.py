@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-__all__ = ["Ordering", "Reordered", "SuperLUFactor"]
+__all__ = ["TRIANGULAR", "Ordering", "Reordered", "SuperLUFactor"]
+
+# of SuperLU: natural order and diagonal pivots leave a triangular matrix as it is, and the solves are compiled
+TRIANGULAR = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.0, "panel_size": 1, "relax": 1}
 
 
 class Ordering:

@@ -33,7 +33,7 @@ _LONG, _SOME = 6, 100_000  # entries a row, and the same product, from which on 
 _TYPES = {"general": (11, 13), "symmetric": (-2, 6), "hermitian": (-2, -4), "positive": (2, 4)}  # real, complex
 
 
-def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> PardisoDecomposition:
+def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
     """Factorize a canonical CSC matrix, with the analysis of its pattern that an earlier one left.
 
     Scaling and matching belong to the analysis, and come from the values it was made with. If they fail these values
@@ -43,14 +43,13 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
         A: `(n, n)`, float32, float64, complex64 or complex128.
         structure: of its pattern.
         kind: what A is known to be.
-        fresh: make the analysis anew at once.
 
     Raises:
         DecompositionError: the library says so; NotPositive where `kind` is "positive" and a pivot is not.
     """
     dominant = kind == "general" and _dominant(A, structure)
     key = (__name__, kind, A.dtype.char, dominant)
-    known = None if fresh else structure.found.get(key)
+    known = structure.found.get(key)
     if known is not None and known.process == os.getpid():
         again = served(lambda: PardisoDecomposition(known, A), kind, known.perturbed)
         if again is not None:
@@ -174,7 +173,7 @@ class PardisoDecomposition:
             self._factorize()
         kind = self._analysis.kind
         transposed = kind == "general" and trans == "N"
-        conjugated = trans == ("T" if kind in ("hermitian", "positive") else "H") and np.iscomplexobj(b)
+        conjugated = trans == ("T" if kind in ("hermitian", "positive") else "H") and self._A.dtype.kind == "c"
         b = np.asfortranarray(b.conj() if conjugated else b, dtype=self._A.dtype)
         x = np.empty_like(b)
         if b.size:

@@ -20,12 +20,12 @@ from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, Precondition
 from .diagnosis import not_finite, singular
 from .given import given
 from .host import Structure
+from .ordering import TRIANGULAR
 from .strategy import Matrix
 
 __all__ = ["Preconditioner", "build"]
 
 _COLUMNS = 16  # right-hand sides of SuperLU at a time
-_TRIANGULAR = {"permc_spec": "NATURAL", "diag_pivot_thresh": 0.0, "relax": 1, "panel_size": 1}
 
 
 class Preconditioner(Protocol):
@@ -104,15 +104,12 @@ class _ILU:
 
 
 class _SymmetricGaussSeidel:
-    """`M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹` and `M⁻ᴴ = (D + L)⁻ᴴ Dᴴ (D + U)⁻ᴴ`.
-
-    SuperLU in natural order and with diagonal pivots leaves a triangular matrix as it is, and its solves are compiled.
-    """
+    """`M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹` and `M⁻ᴴ = (D + L)⁻ᴴ Dᴴ (D + U)⁻ᴴ`."""
 
     def __init__(self, record: SymmetricGaussSeidel, structure: Structure, A: Any) -> None:
         self.diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
-        self.lower = sla.splu(sp.tril(A, format="csc"), **_TRIANGULAR)
-        self.upper = sla.splu(sp.triu(A, format="csc"), **_TRIANGULAR)
+        self.lower = sla.splu(sp.tril(A, format="csc"), **TRIANGULAR)
+        self.upper = sla.splu(sp.triu(A, format="csc"), **TRIANGULAR)
         self.nbytes = sum(_factor_bytes(f, A) for f in (self.lower, self.upper)) + int(self.diagonal.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..convert import t2c_csr
 from ..krylov_columns import norm, power_of_two
 from .host import array
-from .named import SPARSE, Iterative, System
+from .named import SPARSE, ByName, System
 
 __all__ = ["solution"]
 
@@ -26,7 +26,7 @@ _RUNS = 10
 _MOST = 1e-12  # the reduction of a residual that one run can be asked for
 
 
-def solution(how: Iterative, A: Any, b: Any) -> Any:
+def solution(how: ByName, A: Any, b: Any) -> Any:
     """x for one `(n,)` right-hand side, in double precision."""
     return _Run(how, A, b).solution()
 
@@ -34,7 +34,7 @@ def solution(how: Iterative, A: Any, b: Any) -> Any:
 class _Run:
     """One solve: x so far, and the steps it took."""
 
-    def __init__(self, how: Iterative, A: Any, b: Any) -> None:
+    def __init__(self, how: ByName, A: Any, b: Any) -> None:
         self.how, self.system = how, System(how, A, b)
         self.A, self.b, self.bound = self.system.A, self.system.b, self.system.bound
         own = how.own()
@@ -109,7 +109,7 @@ def _norm(a: Any) -> float:
     return float(norm(a[:, None])[0])
 
 
-def _preconditioner(how: Iterative, b: Any) -> Any:
+def _preconditioner(how: ByName, b: Any) -> Any:
     """M as an operator for this matrix; for the adjoint of an unsymmetric one M's adjoint, if it has one."""
     if how.M is None:
         return None
