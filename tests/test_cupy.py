@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import oracle
 import sparsolve as sps
 import standin_cupy as cp
 import standin_cupyx as cpx
+import test_gpu
 from sparsolve import array_key, backends, convert_cupy, memo
 from sparsolve.backends import cupy_device, cupy_lu, cupy_runtime, host
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
@@ -645,6 +647,20 @@ def test_c4t_a_name_and_a_callable(device):
         (g,) = torch.autograd.grad(x.square().sum(), A)
         (h,) = torch.autograd.grad(sps.solve(A, b).square().sum(), A)
         torch.testing.assert_close(g.to_dense(), h.to_dense())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        test_gpu.test_failures_say_the_same,
+        test_gpu.test_batches_starts_and_callbacks,
+        partial(test_gpu.test_c4t_preconditioners, "tensor"),
+        partial(test_gpu.test_c4t_preconditioners, "sparse tensor"),
+    ],
+    ids=["failures", "batches", "tensor", "sparse tensor"],
+)
+def test_those_for_the_real_thing(device, run):
+    run(device="cpu")
 
 
 # ---- the memo
