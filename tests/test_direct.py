@@ -232,6 +232,24 @@ def test_singular_whatever_the_strategy(name):
         assert x.isnan().all()
 
 
+@pytest.mark.parametrize("backend", [None, "lapack", "superlu"])
+@each_dtype
+def test_rows_that_depend_are_found_out_wherever_they_are(dtype, backend):
+    """An equation said twice, or as the sum of two others without a common unknown: no place of theirs hides from the probe."""
+    rng, n, solver = np.random.default_rng(7), 24, sps.LU(backend=backend)
+    D = rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.5)
+    for j in range(1, n):
+        twice, summed = D.copy(), D.copy()
+        twice[j] = -2 * D[0]
+        first, second, third = 0, j, (j + 1) % n or 1
+        summed[first, ::2], summed[second, 1::2] = 0, 0
+        summed[third] = summed[first] + summed[second]
+        for M in (twice, summed):
+            values, pattern = made(sp.csr_matrix(M), dtype, phases=False)
+            info = sps.solve_with_info(sps.SparseMatrix(values, pattern), torch.ones(n, dtype=dtype), solver).info
+            assert info.status == sps.Status.SINGULAR
+
+
 @pytest.mark.parametrize(
     "M",
     [

@@ -234,7 +234,7 @@ class DirectFactor:
         return dominant(self._values[places], self._norms(False).rows, self._limits.huge)
 
     def _probe(self) -> tuple[Any, Any]:
-        """The norms of A's columns, and `± |A| d` with random signs, where d is one over these: see `conditioning`."""
+        """The norms of A's columns, and `s |A| d` with random s, where d is one over these: see `conditioning`."""
         product = Product(self._structure, np.abs(self._values))
         columns = _sums(product, True)
         self._known[True] = self._bounded(columns)
