@@ -1,9 +1,11 @@
-"""CUDA: direct solves (by cuDSS, if it is installed, and by SuperLU) against SuperLU on the CPU, Krylov methods against CuPy's and torch's, value and value + gradient.
+"""CUDA: direct solves (by the strategy that is chosen, by cuDSS, if it is installed, and by SuperLU) against SuperLU on the CPU, Krylov methods against CuPy's and torch's, value and
+value + gradient.
 
     python benchmarks/gpu.py [--sizes 10000 100000 1000000] [--json benchmarks/results/gpu.json]
 
 Each figure is the median of several calls, with values that are new in each (a factorization, or a preconditioner, is made in each), and
-the device waited for before and after. Without a GPU, or without CuPy, it says so and ends with exit code 2.
+the device waited for before and after. What fails (a lack of memory, for one) is said, and the others are measured; the file is written after each size.
+Without a GPU, or without CuPy, it says so and ends with exit code 2.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import scipy.sparse.linalg as sla
 import torch
 
 import sparsolve as sps
-from sparsolve.backends import available
+from sparsolve.backends import available, cudss_library
 
 RTOL = 1e-8
 
@@ -111,7 +113,28 @@ def cases(A: Any, device: str) -> dict[str, Callable[[int], Any]]:
         "CG, Jacobi: value": ours(A, sps.CG(rtol=RTOL, preconditioner=sps.Jacobi()), device, False),
         "torch's products, CG: value": torch_cg(A, device),
     }
-    return {**found, "CuPy's CG: value": cupy_cg(A)} if device == "cuda" else found
+    if device == "cuda":
+        found["CuPy's CG: value"] = cupy_cg(A)
+        if cudss_library.missing() is None:
+            found["LU, cuDSS: value"] = ours(A, sps.LU(backend="cudss"), device, False)
+            found["LU, cuDSS: value + gradient"] = ours(A, sps.LU(backend="cudss"), device, True)
+    return found
+
+
+def measured(name: str, call: Callable[[int], Any], device: str, repeat: int) -> float | None:
+    """Milliseconds, or None where the call fails."""
+    sps.clear_memo()
+    try:
+        return milliseconds(call, device, repeat)
+    except Exception as error:  # a run on a GPU is rare: the other figures are wanted in any case
+        print(f"{name}: {type(error).__name__}: {error}", flush=True)
+        return None
+
+
+def written(file: Path, found: dict[str, Any], rows: dict[str, dict[str, float | None]]) -> None:
+    where = {"machine": platform.machine(), "devices": found["devices"], "versions": found["versions"]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"where": where, "milliseconds": rows}, indent=1) + "\n")
 
 
 def main() -> int:
@@ -126,18 +149,16 @@ def main() -> int:
     if not options.cpu and "cuda" in found["missing"]:
         print(f"There is no GPU to measure. {found['missing']['cuda']}")
         return 2
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for n in options.sizes:
         A = poisson(n)
         for name, call in cases(A, device).items():
-            sps.clear_memo()
-            row = rows.setdefault(name, {})
-            row[str(A.shape[0])] = milliseconds(call, device, options.repeat)
-            print(f"{name:32} n={A.shape[0]:<9} {row[str(A.shape[0])]:10.2f} ms", flush=True)
-    if options.json:
-        where = {"machine": platform.machine(), "devices": found["devices"], "versions": found["versions"]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"where": where, "milliseconds": rows}, indent=1) + "\n")
+            taken = measured(name, call, device, options.repeat)
+            rows.setdefault(name, {})[str(A.shape[0])] = taken
+            if taken is not None:
+                print(f"{name:32} n={A.shape[0]:<9} {taken:10.2f} ms", flush=True)
+        if options.json:
+            written(options.json, found, rows)
     return 0
 
 

@@ -316,7 +316,6 @@ def installed(version: tuple[int, int, int] = (1, 0, 0), pays: bool = True) -> I
         library = Library(torch_cuda, version)
         patch.setattr(cudss_library, "_open", lambda path: library)
         patch.setattr(cudss_library, "_places", lambda: iter(["/standin/libcudss.so"]))
-        patch.setattr(cudss_library, "cuda", torch_cuda)
         patch.setattr(cudss_handle, "cuda", torch_cuda)
         if pays:
             patch.setattr(cudss, "_LEAST", 0)

@@ -32,6 +32,14 @@ _local = threading.local()
 _SCALARS = {int, float, complex, bool}
 
 
+class CUDADriverError(RuntimeError):
+    """As CuPy's: of the driver, which has no memory left for the code of a kernel, for one."""
+
+
+class CuSparseError(RuntimeError):
+    """As CuPy's."""
+
+
 def is_available() -> bool:
     return True
 
@@ -63,6 +71,7 @@ class TorchCuda:
         self.default = {i: TorchStream(i) for i in range(2)}
         self.limit = float("inf")
         self.sizes: dict[int, int] = {}
+        self.emptied = 0  # how often the free part of the pool was given back to the driver
         self.local = threading.local()
 
     def current_stream(self, index: int) -> TorchStream:
@@ -84,7 +93,7 @@ class TorchCuda:
             self.local.index = before
 
     def empty_cache(self) -> None:
-        pass
+        self.emptied += 1
 
     def bytes(self, size: int, device: torch.device) -> torch.Tensor:
         if sum(list(self.sizes.values())) + size > self.limit:
@@ -224,9 +233,6 @@ class ndarray:  # noqa: N801
 
     def __float__(self) -> float:
         return float(self.item())
-
-    def __index__(self) -> int:
-        return operator.index(self.item())
 
     def __getitem__(self, key: Any) -> ndarray:
         keys = key if isinstance(key, tuple) else (key,)

@@ -334,6 +334,18 @@ def test_a_handle_that_failed_is_not_used_again(library):
     assert numeric(library) == [A, F, R, A, A, F]
 
 
+def test_a_fault_of_the_device_is_no_fault_of_the_matrix(library, monkeypatch):
+    """Of an earlier kernel, it may be: neither is another strategy tried, nor is it called a failure of this one."""
+
+    def broken(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(cudss, "Handle", broken)
+    for solver in (sps.LU(), PINNED):
+        with pytest.raises(torch.AcceleratorError):
+            solve(*system("circuit"), solver)
+
+
 # ---- memory
 
 

@@ -341,6 +341,62 @@ def test_out_of_memory_lets_go_of_the_memo_then_raises_then_recovers(device):
     assert torch.allclose(solve(8 * values, pattern, b), expected / 8)
 
 
+NO_MEMORY = cp.CUDADriverError("CUDA_ERROR_OUT_OF_MEMORY: out of memory")
+NO_HANDLE = cp.CuSparseError("CUSPARSE_STATUS_NOT_INITIALIZED: driver or library not initialized")
+BROKEN = cp.CuSparseError("CUSPARSE_STATUS_EXECUTION_FAILED: kernel launch failure")
+
+
+def fails(times, error, then):
+    """A function that raises so many times first."""
+
+    def call(*args, **kwargs):
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            raise error
+        return then(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("error", [NO_MEMORY, NO_HANDLE], ids=["kernel", "handle"])
+def test_a_library_without_memory_is_torchs_error(device, monkeypatch, error):
+    """torch's pool is what has taken it: that is given back, and the op tried once more."""
+    values, pattern, b = system("banded")
+    expected = oracle.solve(values, pattern, b)
+    linalg = cupy_runtime.sparse_linalg()
+    for times, solver in ((1, sps.LU()), (1, sps.GMRES(preconditioner=sps.ILU()))):
+        monkeypatch.setattr(linalg, "SuperLU", fails(times, error, cpx.SuperLU))
+        before = device.emptied
+        assert torch.allclose(solve(values, pattern, b, solver), expected)
+        assert device.emptied == before + 1
+        sps.clear_memo()
+    monkeypatch.setattr(linalg, "SuperLU", fails(9, error, cpx.SuperLU))
+    with pytest.raises(torch.OutOfMemoryError, match=r"CUDA out of memory: CU\w+.*empty_cache"):
+        solve(values, pattern, b)
+    monkeypatch.setattr(linalg, "SuperLU", cpx.SuperLU)
+    assert torch.allclose(solve(values, pattern, b), expected)
+
+
+def test_a_fault_of_a_library_is_not_called_a_singular_matrix(device, monkeypatch):
+    monkeypatch.setattr(cupy_runtime.sparse_linalg(), "SuperLU", fails(9, BROKEN, cpx.SuperLU))
+    with pytest.raises(cp.CuSparseError, match="EXECUTION_FAILED"):
+        solve(*system("banded"))
+
+
+@pytest.mark.parametrize("error", [torch.AcceleratorError("CUDA error: an illegal access"), torch.OutOfMemoryError()])
+def test_what_comes_to_light_while_indices_are_read_is_no_fault_of_theirs(device, monkeypatch, error):
+    """The host waits there, so earlier kernels' errors are raised there."""
+    pattern = system("banded")[1]
+    T = torch.eye(3).to_sparse_csr()
+    monkeypatch.setattr(torch.Tensor, "tolist", fails(9, error, None))
+    with pytest.raises(type(error)):
+        sps.Pattern(pattern.crow, pattern.col, pattern.shape)
+    monkeypatch.setattr(torch, "repeat_interleave", fails(9, error, None))
+    with pytest.raises(type(error)):
+        convert_cupy.t2c_csr(T)
+
+
 # ---- iterative methods, preconditioners, callables
 
 
@@ -650,6 +706,21 @@ def test_waits_of_a_direct_solve(device, monkeypatch, whole, most):
         before = cp.waits
     sps.matmul(sps.SparseMatrix(values, pattern), b)
     assert cp.waits - before <= 2
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("method", ["CG", "MINRES", *UNSYMMETRIC])
+def test_waits_of_a_krylov_step(device, method, k):
+    """One, to learn whether a column ends, however many there are."""
+    values, pattern, b = system("Poisson 2-D", F64, k)
+    taken, waits = [], []
+    for steps in (3, 3, 9):
+        solver = getattr(sps, method)(rtol=1e-13, maxiter=steps)
+        before = cp.waits
+        info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b, solver).info
+        taken.append(info.iterations.max())
+        waits.append(cp.waits - before)
+    assert waits[2] - waits[1] <= taken[2] - taken[1]
 
 
 # ---- streams, threads, devices

@@ -6,12 +6,20 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_structure
+from torch.utils.checkpoint import checkpoint
 
 import oracle
 import sparsolve as sps
@@ -97,15 +105,15 @@ PRIVATE = [
     ),
     (
         "torch._C",
-        "_get_tracing_state",
-        "tells whether torch.jit.trace records calls, so that ops must be called through the dispatcher",
-        "what torch.jit.is_tracing asks",
+        "_dispatch_tls_is_dispatch_key_excluded",
+        "tells whether the code is below autograd, where nothing is recorded",
+        "what torch/_library or torch/_higher_order_ops ask of dispatch keys",
     ),
     (
         "torch._C",
-        "_len_torch_dispatch_stack",
-        "tells whether a TorchDispatchMode is active, so that ops must be called through the dispatcher",
-        "what torch/utils/_python_dispatch.py asks",
+        "_has_storage",
+        "tells tensors with memory from a transform's wrappers, which need the dispatcher",
+        "what torch/_tensor.py or torch/_subclasses ask before they look at a tensor's storage",
     ),
     (
         "torch._C",
@@ -114,10 +122,16 @@ PRIVATE = [
         "what torch/overrides.py asks",
     ),
     (
-        "torch._C._autograd",
-        "_profiler_enabled",
+        "torch._C._dynamo.eval_frame",
+        "get_eval_frame_callback",
+        "tells whether Dynamo compiles what is called now, so that it must see an op, not its body",
+        "what torch/_dynamo/eval_frame.py asks for its callback",
+    ),
+    (
+        "torch.autograd.profiler",
+        "_is_profiler_enabled",
         "tells whether a profiler records calls, so that ops must be called through the dispatcher",
-        "what torch/autograd/profiler.py asks",
+        "what torch/optim/optimizer.py or torch/_ops.py ask",
     ),
     (
         "torch._functorch.utils",
@@ -178,7 +192,10 @@ def test_private_name(module: str, name: str, purpose: str, then: str) -> None:
 def test_the_table_of_private_names_is_complete() -> None:
     lines = [line for line in inspect.getsource(registration).splitlines() if line.startswith("from torch")]
     imported = {(line.split()[1], line.split()[3]) for line in lines if line != "from torch import Tensor"}
-    assert imported - {("torch.autograd", "forward_ad")} == {row[:2] for row in PRIVATE if row[1] != "_current_level"}
+    of_modules = {"_current_level", "_is_profiler_enabled"}
+    assert imported - {("torch.autograd", "forward_ad"), ("torch.autograd", "profiler")} == {
+        row[:2] for row in PRIVATE if row[1] not in of_modules
+    }
 
 
 # ---- tags and schemas
@@ -344,6 +361,192 @@ def test_a_constant_input_costs_no_derivative() -> None:
     for name in OPS:
         out = getattr(torch.ops.sparsolve, name)(*arguments(name, t, False))
         assert (out[0] if isinstance(out, tuple) else out).grad_fn is None
+
+
+# ---- without the dispatcher
+
+Solve = Callable[..., Tensor]
+
+
+def _pulled(f: Solve, v: Tensor, **kwargs: Any) -> Tensor:
+    v = v.detach().clone().requires_grad_()
+    return torch.autograd.grad(f(v, **kwargs).pow(2).sum(), v)[0]
+
+
+def _batched_gradients(f: Solve, v: Tensor) -> Any:
+    v = v.clone().requires_grad_()
+    return torch.autograd.grad(f(v), v, torch.eye(N, dtype=v.dtype), is_grads_batched=True)
+
+
+def _dual(f: Solve, v: Tensor, along: Tensor) -> Any:
+    with torch.autograd.forward_ad.dual_level():
+        return tuple(torch.autograd.forward_ad.unpack_dual(f(torch.autograd.forward_ad.make_dual(v, along))))
+
+
+def _below_autograd(f: Solve, v: Tensor) -> Any:
+    with torch._C._AutoDispatchBelowAutograd():
+        x = f(v.clone().requires_grad_())
+    return x, x.requires_grad
+
+
+def _in_inference_mode(f: Solve, v: Tensor) -> Any:
+    with torch.inference_mode():
+        x = f(v)
+    return x, x.is_inference()
+
+
+def _kept_for_backward(f: Solve, v: Tensor) -> Any:
+    shapes: list[Any] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (shapes.append(t.shape), t)[1], lambda t: t):
+        return _pulled(f, v), shapes
+
+
+def _overwritten(f: Solve, v: Tensor) -> Any:
+    v = v.clone().requires_grad_()
+    x = f(v)
+    with torch.no_grad():
+        v.add_(1)
+    try:
+        return torch.autograd.grad(x.sum(), v)
+    except RuntimeError as error:
+        return str(error)[:80]
+
+
+def _calls_of_the_solver(f: Solve, v: Tensor) -> Any:
+    """By a callable that computes with a module's parameters, and differentiates something itself."""
+    eye, states = torch.nn.Parameter(torch.eye(N, dtype=v.dtype)), []
+
+    def solver(A: Any, b: Any) -> Any:
+        x = torch.linalg.solve(eye @ torch.from_numpy(A.toarray()), torch.from_numpy(b))
+        states.append((x.requires_grad, torch.is_inference_mode_enabled()))
+        return x.numpy()
+
+    return f(v, solver=solver), _pulled(f, v, solver=solver), states
+
+
+def _profiled(f: Solve, v: Tensor) -> Any:
+    """With all threads."""
+    config = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], experimental_config=config
+    ) as profile:
+        threads = [Thread(target=f, args=(v,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+        _pulled(f, v)
+    return sorted((e.key, e.count) for e in profile.key_averages() if e.key.startswith("sparsolve"))
+
+
+def _modes(f: Solve, v: Tensor) -> Any:
+    seen: list[str] = []
+
+    class Dispatch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Function(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Dispatch():
+        _pulled(f, v)
+    with Function():
+        f(v)
+    return [name for name in seen if "sparsolve" in name]
+
+
+def _traced(pre_dispatch: bool) -> Callable[[Solve, Tensor], str]:
+    def pulled(f: Solve, v: Tensor) -> str:
+        step = lambda v: torch.autograd.grad(f(v.requires_grad_()).sum(), v)  # noqa: E731
+        return make_fx(step, pre_dispatch=pre_dispatch)(v.clone()).code  # type: ignore[no-any-return]
+
+    return pulled
+
+
+SITUATIONS: dict[str, Callable[[Solve, Tensor], Any]] = {
+    "gradient": _pulled,
+    "batched gradients": _batched_gradients,
+    "Jacobian, forward mode": lambda f, v: torch.autograd.functional.jacobian(f, v, vectorize=True, strategy="forward-mode"),
+    "Hessian, vectorized": lambda f, v: torch.autograd.functional.hessian(lambda v: f(v).sin().sum(), v, vectorize=True),
+    "vmap of grad of jvp": lambda f, v: torch.vmap(torch.func.grad(lambda v: torch.func.jvp(f, (v,), (v,))[1].sum()))(torch.stack([v, 2 * v])),
+    "dual number": lambda f, v: _dual(f, v, v.sin()),
+    "tangent without memory": lambda f, v: _dual(f, v, torch._efficientzerotensor(v.shape, dtype=v.dtype)),
+    "b without memory": lambda f, v: f(v, b=torch._efficientzerotensor(N, dtype=v.dtype)),
+    "below autograd": _below_autograd,
+    "inference mode": _in_inference_mode,
+    "saved tensors": _kept_for_backward,
+    "saved tensor overwritten": _overwritten,
+    "checkpoint": lambda f, v: _pulled(partial(checkpoint, f, use_reentrant=False), v),
+    "callable": _calls_of_the_solver,
+    "adjoint is True": lambda f, v: [f(v, adjoint=yes) for yes in (True, np.True_, 2)],
+    "adjoint is False": lambda f, v: [f(v, adjoint=no) for no in (False, np.False_, None)],
+    "profiler": _profiled,
+    "modes": _modes,
+    "make_fx": _traced(pre_dispatch=False),
+    "make_fx before dispatch": _traced(pre_dispatch=True),
+    "functionalize": lambda f, v: make_fx(torch.func.functionalize(lambda v: f(v)))(v).code,
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script", "ignore:.*Profiler clears events")
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_the_dispatcher_would_do_the_same(situation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, fixed = torch.randn(N, dtype=torch.float64), pattern()
+
+    def f(v: Tensor, b: Tensor = right, **kwargs: Any) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, fixed), b, **kwargs)  # type: ignore[no-any-return]
+
+    v = values_of(torch.float64)
+    got = SITUATIONS[situation](f, v)
+    monkeypatch.setattr(registration, "_at_rest", lambda args: False)
+    expected = SITUATIONS[situation](f, v)
+    assert tree_structure(got) == tree_structure(expected)
+    for ours, theirs in zip(tree_leaves(got), tree_leaves(expected), strict=True):
+        assert torch.equal(ours, theirs) if isinstance(ours, Tensor) else ours == theirs
+
+
+def test_dynamo_never_enters_a_body() -> None:
+    """Nor where it skips what calls the op, as when a backend fails for that: NumPy is not what it can trace."""
+    traced: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        traced.append(graph.code)
+        raise NotImplementedError
+
+    @torch.compile(backend=backend)
+    def f(v: Tensor) -> Tensor:
+        return sps.solve(sps.SparseMatrix(v, pattern()), torch.ones(N, dtype=v.dtype))  # type: ignore[no-any-return]
+
+    v = values_of(torch.float64)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(suppress_errors=True):
+        torch.testing.assert_close(f(v), oracle.solve(v, pattern(), torch.ones(N, dtype=v.dtype)))
+    assert any("sparsolve" in code for code in traced)
+    assert not any("wrapped_" in code for code in traced)  # as Dynamo calls NumPy's functions
+
+
+@pytest.mark.parametrize("inside", ["torch.vmap(found)(torch.ones(2))", "with FakeTensorMode(): found()"])
+def test_a_first_import_inside_of_a_transform_or_a_mode(inside: str) -> None:
+    """The usual state of the dispatcher is not that of the import."""
+    code = f"""
+import torch
+from torch._subclasses import FakeTensorMode
+def found(x=None):
+    import sparsolve
+    return x
+{inside}
+import sparsolve as sps
+from sparsolve import registration
+D, b = torch.eye(3) + 0.1, torch.ones(3)
+f = lambda D: sps.solve(sps.Operator(torch.mv, D), b, sps.CG(rtol=1e-6)).sum()
+torch.testing.assert_close(torch.func.grad(f)(D), torch.func.grad(lambda D: (torch.linalg.inv(D) @ b).sum())(D))
+assert registration._at_rest((D, b))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # ---- warnings

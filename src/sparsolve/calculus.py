@@ -48,12 +48,12 @@ def solve(
     x0: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b and the first guess x0 `(*batch, n, k)`."""
-    return _solve(values, crow, col, b, solver, adjoint, report, x0)  # type: ignore[no-any-return]
+    return _solve(values, crow, col, b, solver, bool(adjoint), report, x0)  # type: ignore[no-any-return]
 
 
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
-    return _matmul(values, crow, col, x, columns, adjoint)  # type: ignore[no-any-return]
+    return _matmul(values, crow, col, x, columns, bool(adjoint))  # type: ignore[no-any-return]
 
 
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse
 from .convert_checks import undescribed, unknown_dtype
-from .errors import sentence
+from .errors import of_device, sentence
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 
@@ -112,6 +112,8 @@ def _rows(crow: Tensor, col: Tensor) -> Tensor:
     try:
         return torch.repeat_interleave(rows, crow.diff().clamp(min=0), output_size=col.shape[0])
     except RuntimeError as error:
+        if of_device(error):
+            raise
         raise undescribed(str(error), _LOOK) from error
 
 
@@ -135,4 +137,6 @@ def _checked(make: Any) -> Tensor:
     try:
         return make()  # type: ignore[no-any-return]
     except RuntimeError as error:
+        if of_device(error):
+            raise
         raise undescribed(str(error), _LOOK) from error

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import sentence
+from .errors import of_device, sentence
 from .pattern import Pattern, check_places, pointers, unchecked
 
 __all__ = ["coordinates", "no_tangent", "of_coo", "refused"]
@@ -67,7 +67,9 @@ def _canonical(indices: Tensor, *, unread: bool) -> bool:
     (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
     try:
         return bool(((row > before) | ((row == before) & (col > left))).all())
-    except RuntimeError:
+    except RuntimeError as error:
+        if of_device(error):
+            raise
         return unread
 
 

@@ -5,6 +5,8 @@ Every message says the fact, then the likely cause, then the remedy, then the nu
 
 from __future__ import annotations
 
+import torch
+
 __all__ = [
     "BackendUnavailableError",
     "ConvergenceError",
@@ -12,6 +14,8 @@ __all__ = [
     "PatternError",
     "SingularMatrixError",
     "SolveError",
+    "of_device",
+    "sentence",
 ]
 
 
@@ -40,6 +44,12 @@ class PatternError(ValueError):
 
 class BackendUnavailableError(RuntimeError):
     """The library that would solve on this device, or by this method, is not installed."""
+
+
+def of_device(error: BaseException) -> bool:
+    """Whether CUDA or one of its libraries says so, of this call or of earlier work: then the arguments at hand are not the cause."""
+    told = isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
+    return told or "cupy" in type(error).__module__.partition(".")[0]
 
 
 def sentence(fact: str, cause: str = "", remedy: str = "", **numbers: object) -> str:

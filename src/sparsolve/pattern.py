@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .errors import PatternError, sentence
+from .errors import PatternError, of_device, sentence
 
 __all__ = ["Pattern"]
 
@@ -257,6 +257,8 @@ def _numbers(t: Tensor) -> Any:
     try:
         return t.tolist()
     except RuntimeError as error:
+        if of_device(error):
+            raise
         raise PatternError(
             sentence(
                 "The pattern's index tensors are batched by vmap, so their entries cannot be read.",

@@ -24,19 +24,20 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _AutoDispatchBelowAutograd
+from torch._C import _dispatch_tls_is_dispatch_key_excluded as _is_excluded
 from torch._C import _dispatch_tls_local_exclude_set as _excluded
 from torch._C import _dispatch_tls_local_include_set as _included
 from torch._C import _ForceDispatchKeyGuard as _dispatching
-from torch._C import _get_tracing_state as _tracing
-from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._C import _has_storage as _has_memory
 from torch._C import _len_torch_function_stack as _function_modes
-from torch._C._autograd import _profiler_enabled as _profiling
+from torch._C._dynamo.eval_frame import get_eval_frame_callback as _compiler
 from torch._C._functorch import _set_dynamic_layer_keys_included as _set_transforming
 from torch._C._functorch import _wrap_for_grad
 from torch._C._functorch import get_unwrapped as _get_unwrapped
@@ -49,6 +50,7 @@ from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _l
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
+from torch.autograd import profiler as _profiler
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
@@ -59,8 +61,8 @@ __all__ = ["attach", "is_followed", "is_wrapped", "numbers", "on_the_ground", "o
 Rule = Callable[..., Any]
 
 _NOTHING = contextlib.nullcontext()
-_UNWRAPPED = -1  # the level of what no transform ever wrapped
 _PLAIN = (Tensor, torch.nn.Parameter)
+_AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 
 
@@ -84,7 +86,17 @@ def outside_transforms() -> Iterator[None]:
         yield
 
 
-_USUAL = _included(), _excluded()
+def _states() -> tuple[Any, Any, frozenset[int]]:
+    """The keys that are included and excluded where no transform, mode or trace is active, and the former as numbers, in inference mode too."""
+    included, excluded = _included(), _excluded()
+    with torch.inference_mode():
+        return included, excluded, frozenset({included.raw_repr(), _included().raw_repr()})
+
+
+with ThreadPoolExecutor(
+    1
+) as _elsewhere:  # keys are a thread's, and this file may be imported inside of a transform or a mode
+    *_USUAL, _EAGER = _elsewhere.submit(_states).result()
 
 
 @contextlib.contextmanager
@@ -180,14 +192,17 @@ def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
 
 
 def _at_rest(args: tuple[Any, ...]) -> bool:
-    """Whether the dispatcher would go straight to the op's rules and its body: plain tensors, and nobody who changes, traces or records calls.
+    """Whether the dispatcher would go straight to the op's rules and its body: plain tensors with memory, and nobody who changes, traces or
+    records calls. (Function modes are Python's, and the dispatcher knows nothing of profilers and of Dynamo, which would compile the body.)
 
     Its conversions of arguments, there and back for each key, take a third of the time of a small solve.
     """
-    if _transforming() or _dispatch_modes() or _function_modes() or _profiling() or _tracing() is not None:
+    if _included().raw_repr() not in _EAGER or _function_modes() or _profiler._is_profiler_enabled or _compiler():
         return False
     for a in args:
-        if isinstance(a, Tensor) and not (type(a) in _PLAIN and (a.is_cpu or a.is_cuda) and _level_of(a) == _UNWRAPPED):
+        if isinstance(a, Tensor) and not (
+            type(a) in _PLAIN and (a.is_cpu or a.is_cuda) and _has_memory(a) and not a._is_zerotensor()
+        ):
             return False
     return True
 
@@ -260,15 +275,25 @@ def attach(
     with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
         warnings.simplefilter("ignore", UserWarning)
         _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)
-    return op if body is None else _directly(op, body, _function_of(name, body, rules))
+    return op if body is None else _directly(op, body, rules)
 
 
-def _directly(op: Any, body: Rule, recorded: Any) -> Callable[..., Any]:
+def _directly(op: Any, body: Rule, rules: dict[str, Rule]) -> Callable[..., Any]:
     """What calls the op without the dispatcher, where that has nothing to do."""
+
+    def below(*args: Any) -> Any:
+        with (
+            _AutoDispatchBelowAutograd()
+        ):  # a user's callable in it is called as by the dispatcher: nothing there is recorded
+            return body(*args)
+
+    recorded = _function_of(op._opname, below, rules)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not _at_rest(args):
             return op(*args)
-        return body(*args) if _nothing_to_record(args) else recorded.apply(*args)
+        if _nothing_to_record(args):
+            return below(*args)
+        return op(*args) if _is_excluded(_AUTOGRAD) else recorded.apply(*args)
 
     return call

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import cuda
 
 from ..errors import sentence
-from ..memo import release
+from .cupy_runtime import give_back
 from .decomposition import DecompositionError
 
 __all__ = [
@@ -116,8 +115,7 @@ def call(name: str, *args: Any) -> None:
     """
     status = getattr(library(), name)(*args)
     if status == _ALLOC_FAILED:
-        release()
-        cuda.empty_cache()  # cuDSS takes its memory from the driver, not from torch's pool
+        give_back()
         raise torch.OutOfMemoryError(
             sentence(
                 f"CUDA out of memory: {name} of cuDSS had none.",

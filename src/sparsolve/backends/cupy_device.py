@@ -17,10 +17,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..memo import ANALYSES, release
+from ..memo import ANALYSES
 from ..pattern import check_entries, check_form
 from . import host
-from .cupy_runtime import aligned, array, cupy, here, new, now, sparse, tensor
+from .cupy_runtime import aligned, array, cupy, give_back, here, new, now, sparse, tensor
 
 __all__ = [
     "Matrix",
@@ -41,11 +41,14 @@ __all__ = [
 
 def run(body: Callable[..., Any], tensors: tuple[Any, ...]) -> Any:
     """`body(*tensors)` on their device; once more without what the memo holds, where memory was not enough."""
-    with here(tensors[0].device):
-        try:
+    device = tensors[0].device
+    try:
+        with here(device):
             return body(*tensors)
-        except torch.OutOfMemoryError:
-            release()
+    except torch.OutOfMemoryError:
+        pass  # and its traceback goes, with the memory of the first try
+    give_back()
+    with here(device):
         return body(*tensors)
 
 

@@ -12,9 +12,8 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 
-from ..errors import BackendUnavailableError, SolveError, sentence
+from ..errors import BackendUnavailableError, SolveError, of_device, sentence
 from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
@@ -123,9 +122,9 @@ class LUFactor:
         try:
             made: Any = candidate.decompose(self._matrix)
             found = self._condition(made, eps)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if of_device(error):
+                raise
             return None, str(error), None, type(error)
         if not found * eps < 1.0:
             return None, "A is singular to working precision.", found, None

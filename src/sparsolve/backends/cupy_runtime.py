@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, cuda
 from torch.utils.dlpack import from_dlpack
 
-from ..errors import BackendUnavailableError, sentence
+from ..errors import BackendUnavailableError, of_device, sentence
+from ..memo import release
 
 __all__ = [
     "Here",
@@ -26,6 +27,7 @@ __all__ = [
     "array",
     "cupy",
     "extra",
+    "give_back",
     "here",
     "new",
     "now",
@@ -122,6 +124,13 @@ class Here:
 
 
 _local = threading.local()
+_NO_MEMORY = (  # for an array, a kernel's code, a library's workspace, its handle
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "STATUS_ALLOC_FAILED",
+    "STATUS_INSUFFICIENT_RESOURCES",
+    "STATUS_NOT_INITIALIZED",
+)
 
 
 def now() -> Here:
@@ -131,7 +140,7 @@ def now() -> Here:
 
 @contextmanager
 def here(device: torch.device) -> Iterator[Here]:
-    """torch's device, stream and memory for CuPy, in this thread.
+    """torch's device, stream and memory for CuPy, in this thread; where a library of CuPy's has no memory, torch's error.
 
     What a memo holds may be let go of by another thread at any time, and its memory be used again in the stream where it
     was allocated. So an op that read such a thing in another stream waits at its end, on failure too.
@@ -143,10 +152,26 @@ def here(device: torch.device) -> Iterator[Here]:
             outer, _local.here = getattr(_local, "here", None), Here(device, stream)
             try:
                 yield _local.here
+            except RuntimeError as error:
+                if not of_device(error) or not any(name in str(error) for name in _NO_MEMORY):
+                    raise
+                raise torch.OutOfMemoryError(
+                    sentence(
+                        f"CUDA out of memory: {error}.",
+                        "What CUDA's libraries need for themselves, torch's pool has taken.",
+                        "Free tensors and call torch.cuda.empty_cache().",
+                    )
+                ) from error
             finally:
                 if _local.here.foreign:
                     stream.synchronize()
                 _local.here = outer
+
+
+def give_back() -> None:
+    """To the driver what the memo and torch's pool hold, for libraries that take their memory from there."""
+    release()
+    cuda.empty_cache()
 
 
 def _bytes(size: int, device: torch.device) -> Tensor:

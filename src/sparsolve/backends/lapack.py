@@ -2,6 +2,8 @@
 
 `gttrf` for tridiagonal matrices, `gbtrf` for bands, `getrf` where all entries, the zeros too, take less time than an ordering: each with
 partial pivoting. `pttrf`, `pbtrf` and `potrf` for `Cholesky()`.
+
+`getrs` and `gbtrs` get a copy of the pivots: SciPy adds one to each, in place, for the time of the call, and `getrs` lets other threads run then.
 """
 
 from __future__ import annotations
@@ -121,7 +123,7 @@ class Banded:
         self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
-        x, info = self._trs(self._lu, self._kl, self._ku, b, self._pivots, trans=_TRANS[trans])
+        x, info = self._trs(self._lu, self._kl, self._ku, b, self._pivots.copy(), trans=_TRANS[trans])
         _succeeded(info, "gbtrs")
         return x
 
@@ -148,7 +150,7 @@ class Dense:
         self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
-        x, info = self._trs(self._lu, self._pivots, b, trans=_TRANS[trans])
+        x, info = self._trs(self._lu, self._pivots.copy(), b, trans=_TRANS[trans])
         _succeeded(info, "getrs")
         return x
 
