@@ -464,6 +464,12 @@ def test_a_function_may_write_to_x(solver: Any, columns: tuple[int, ...]) -> Non
     assert torch.equal(x, b)
 
 
+def test_x0_has_no_derivative() -> None:
+    x0 = torch.ones(N, dtype=torch.float64, requires_grad=True)
+    A = sps.Operator(lambda p, x: 2 * x, None)
+    assert not sps.solve(A, x0.detach(), sps.CG(), x0=x0).requires_grad
+
+
 @pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
 def test_a_batch_of_right_hand_sides(adjoint: bool) -> None:
     params, b = torch.linspace(1, 2, N, dtype=torch.float64), torch.randn(3, 2, N, 4, dtype=torch.float64)
