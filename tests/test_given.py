@@ -267,9 +267,14 @@ def test_scipy_operators_are_callables() -> None:
 def test_a_callable_may_use_its_memory_again_and_not_write_to_ours() -> None:
     values, pattern = system(torch.float64, False)
     A, b = sps.SparseMatrix(values, pattern), torch.randn(N, 2, dtype=torch.float64)
-    M, out = near_inverse(torch.float64, False).numpy(), np.empty(N)
-    x = sps.solve(A, b, sps.BiCGStab(**TIGHT, preconditioner=lambda r: np.matmul(M, r, out=out)))
-    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+    M = near_inverse(torch.float64, False).numpy()
+    for block in (False, True):
+        out = np.empty((N, 2) if block else N)
+        again = sps.ApproximateInverse(lambda r, out=out: np.matmul(M, r, out=out), block=block)
+        x, info = sps.solve_with_info(A, b, sps.BiCGStab(**TIGHT, preconditioner=again))
+        torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+        plain = sps.BiCGStab(**TIGHT, preconditioner=sps.ApproximateInverse(lambda r: M @ r, block=block))
+        assert torch.equal(info.iterations, sps.solve_with_info(A, b, plain).info.iterations)
 
     def spoil(r: Any) -> Any:
         r *= 2
