@@ -285,6 +285,11 @@ def test_ilu_of_a_singular_matrix(A: Any) -> None:
         prepared(ILU(drop_tol=0), A)
 
 
+def test_ilu_of_a_pivot_whose_reciprocal_overflows() -> None:
+    with pytest.raises(SingularMatrixError, match="ILU found a factor that overflows"):
+        prepared(ILU(), entries([0, 1], [0, 1], [1e-310, 1.0], 2))
+
+
 @each_record
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_values_that_are_not_finite(record: PreconditionerRecord, bad: float) -> None:
