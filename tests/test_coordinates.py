@@ -175,12 +175,13 @@ def test_a_pattern_made_inside_of_a_transform() -> None:
 
 @both_dtypes
 @both_layouts
-@pytest.mark.parametrize("places", ["all", "some", "none", "dense"])
+@pytest.mark.parametrize("places", ["all", "some", "as many", "none", "dense"])
 def test_cotangents_on_another_pattern(places: str, layout: torch.layout, dtype: torch.dtype) -> None:
     """They are read at the pattern's places, differentiably, whatever they store."""
     values, pattern, _ = problem(dtype)
     G = torch.randn(4, 4, dtype=dtype)
-    G = G * {"all": 1, "some": torch.eye(4).flip(0), "none": 0, "dense": 1}[places]
+    many = torch.arange(16).view(4, 4) >= 16 - pattern.nnz
+    G = G * {"all": 1, "some": torch.eye(4).flip(0), "as many": many, "none": 0, "dense": 1}[places]
     given = G.clone() if places == "dense" else G.to_sparse(layout=layout)
     given.requires_grad_()
     values.requires_grad_()

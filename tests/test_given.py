@@ -267,9 +267,14 @@ def test_scipy_operators_are_callables() -> None:
 def test_a_callable_may_use_its_memory_again_and_not_write_to_ours() -> None:
     values, pattern = system(torch.float64, False)
     A, b = sps.SparseMatrix(values, pattern), torch.randn(N, 2, dtype=torch.float64)
-    M, out = near_inverse(torch.float64, False).numpy(), np.empty(N)
-    x = sps.solve(A, b, sps.BiCGStab(**TIGHT, preconditioner=lambda r: np.matmul(M, r, out=out)))
-    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+    M = near_inverse(torch.float64, False).numpy()
+    for block in (False, True):
+        out = np.empty((N, 2) if block else N)
+        again = sps.ApproximateInverse(lambda r, out=out: np.matmul(M, r, out=out), block=block)
+        x, info = sps.solve_with_info(A, b, sps.BiCGStab(**TIGHT, preconditioner=again))
+        torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+        plain = sps.BiCGStab(**TIGHT, preconditioner=sps.ApproximateInverse(lambda r: M @ r, block=block))
+        assert torch.equal(info.iterations, sps.solve_with_info(A, b, plain).info.iterations)
 
     def spoil(r: Any) -> Any:
         r *= 2
@@ -305,6 +310,7 @@ def test_a_callable_may_use_its_memory_again_and_not_write_to_ours() -> None:
         (lambda: sps.CG(preconditioner=sps.SparseMatrix(torch.ones(3).bfloat16(), DIAGONAL)), TypeError, "has dtype torch.bfloat16"),
         (lambda: sps.Factored(sps.SparseMatrix(torch.ones(3).long(), DIAGONAL)), TypeError, r"Factored's matrix has dtype torch.int64.*\.to\(torch.float64"),
         (lambda: sps.CG(preconditioner=unchecked(torch.tensor([0, 5]))), sps.PatternError, "column 5"),
+        (lambda: sps.Factored(unchecked(torch.arange(2), torch.tensor([0, 2]))), sps.PatternError, "crow has 2 entries"),
         (lambda: sps.Factored(unchecked(torch.tensor([0, -5]))), sps.PatternError, "column -5"),
         (lambda: torch.vmap(lambda v: sps.Factored(sps.SparseMatrix(v, DIAGONAL)) and v)(torch.ones(2, 3)), TypeError, "no numbers yet"),
     ],
@@ -314,9 +320,10 @@ def test_refusals(make: Any, error: type[Exception], match: str) -> None:
         make()
 
 
-def unchecked(col: torch.Tensor) -> sps.SparseMatrix:
+def unchecked(col: torch.Tensor, crow: torch.Tensor | None = None) -> sps.SparseMatrix:
     """From a tensor whose indices nobody has looked at."""
-    T = torch.sparse_csr_tensor(torch.arange(3), col, torch.ones(2), (2, 2), check_invariants=False)
+    crow = torch.arange(3) if crow is None else crow
+    T = torch.sparse_csr_tensor(crow, col, torch.ones(2), (2, 2), check_invariants=False)
     return sps.SparseMatrix.from_torch(T)
 
 

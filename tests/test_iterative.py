@@ -345,6 +345,8 @@ def test_preconditioners_are_built_once() -> None:
         (lambda: sps.CG(preconditioner=sps.ILU()), ValueError, "CG needs a Hermitian positive definite preconditioner"),
         (lambda: sps.CG(rtol=-1.0), ValueError, "rtol=-1.0"),
         (lambda: sps.GMRES(restart=0), ValueError, "restart=0"),
+        (lambda: sps.CG(maxiter=True), TypeError, "maxiter=True"),
+        (lambda: sps.CG(rtol=np.complex64(1e-8 + 1j)), ValueError, "rtol="),
         (lambda: sps.CG(preconditioner=sps.LU()), TypeError, "a preconditioner record is needed"),
         (lambda: sps.CG(1e-8), TypeError, "positional"),
     ],

@@ -332,6 +332,25 @@ def test_refusals(attempt: Any, error: type[Exception], match: str) -> None:
         attempt()
 
 
+@pytest.mark.parametrize(
+    ("function", "solver", "cause"),
+    [
+        (lambda d, x: x + torch.roll(d * x, 1), sps.CG(), "needs a Hermitian A"),
+        (lambda d, x: x * torch.tensor([1.0, -1, 1, -1, 1], dtype=x.dtype), sps.CG(), "not positive definite"),
+        (lambda d, x: x * torch.tensor([1.0, 0, 1, 1, 1], dtype=x.dtype), sps.GMRES(), "It fell no further"),
+    ],
+    ids=["unsymmetric", "indefinite", "singular"],
+)
+def test_no_direct_solver_is_advised(function: Any, solver: Any, cause: str) -> None:
+    """An operator has no entries; a matrix has, and is told of LU()."""
+    with pytest.raises(sps.ConvergenceError, match=cause) as failure:
+        sps.solve(sps.Operator(function, D), torch.ones_like(B), solver)
+    assert "LU()" not in str(failure.value)
+    A = sps.SparseMatrix.from_torch(torch.stack([function(D, e) for e in torch.eye(5).double()], dim=1).to_sparse())
+    with pytest.raises(sps.ConvergenceError, match=rf"{cause}.*, or use LU\(\)"):
+        sps.solve(A, torch.ones_like(B), solver)
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo reads it where a broken graph goes on
 def test_a_broken_graph_solves() -> None:
     """Without fullgraph the solve runs between two graphs, or a transform around it all of it eagerly."""
@@ -419,7 +438,7 @@ def test_autocast() -> None:
     right = torch.randn(N, N) @ torch.randn(N)
 
     def total(K: Tensor, b: Tensor) -> Tensor:
-        return sps.solve(sps.Operator(torch.mv, K), b, sps.GMRES()).sum()
+        return sps.solve(sps.Operator(torch.matmul, K), b, sps.GMRES()).sum()  # mv is none of autocast's
 
     expected = grad(total)(K, right)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -427,6 +446,28 @@ def test_autocast() -> None:
         assert total(K, half).dtype is torch.float32
         assert torch.equal(grad(total)(K, right), expected)
         assert torch.equal(total(K, half), total(K, half.float()))
+
+
+@pytest.mark.parametrize("columns", [(), (1,), (3,)], ids=str)
+@pytest.mark.parametrize(
+    "solver", [sps.CG(), sps.MINRES(), sps.GMRES(), sps.BiCGStab(), sps.CGS()], ids=lambda s: type(s).__name__
+)
+def test_a_function_may_write_to_x(solver: Any, columns: tuple[int, ...]) -> None:
+    """Or return it: x is a vector of its own, and no method's direction is spoilt; neither is the user's x in a product."""
+    params, b = torch.linspace(1, 2, N, dtype=torch.float64), torch.randn(N, *columns, dtype=torch.float64)
+    A = sps.Operator(lambda p, x: x.mul_(p), params)
+    expected = b / params.view(N, *(1 for _ in columns))
+    torch.testing.assert_close(sps.solve(A, b, solver), expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(sps.solve(A, b, solver, adjoint=True), expected, rtol=1e-8, atol=1e-8)
+    x = b.clone()
+    torch.testing.assert_close(A @ x, b * params.view(N, *(1 for _ in columns)))
+    assert torch.equal(x, b)
+
+
+def test_x0_has_no_derivative() -> None:
+    x0 = torch.ones(N, dtype=torch.float64, requires_grad=True)
+    A = sps.Operator(lambda p, x: 2 * x, None)
+    assert not sps.solve(A, x0.detach(), sps.CG(), x0=x0).requires_grad
 
 
 @pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])

@@ -68,7 +68,8 @@ def unsymmetric(m: int = 5) -> Any:
 
 def dense(M: Preconditioner, A: Any, adjoint: bool = False) -> Any:
     """`M⁻¹` column by column, all at once."""
-    return M.apply(np.eye(len(A), dtype=A.dtype), adjoint=adjoint)
+    unit = np.array(0.6 + 0.8j if A.dtype.kind == "c" else 1, dtype=A.dtype)  # a map that conjugates is not linear
+    return M.apply(unit * np.eye(len(A), dtype=A.dtype), adjoint=adjoint) / unit
 
 
 def close(x: Any, y: Any) -> None:
@@ -282,6 +283,11 @@ def test_singular_block(block: Any) -> None:
 def test_ilu_of_a_singular_matrix(A: Any) -> None:
     with pytest.raises(SingularMatrixError, match="ILU"):
         prepared(ILU(drop_tol=0), A)
+
+
+def test_ilu_of_a_pivot_whose_reciprocal_overflows() -> None:
+    with pytest.raises(SingularMatrixError, match="ILU found a factor that overflows"):
+        prepared(ILU(), entries([0, 1], [0, 1], [1e-310, 1.0], 2))
 
 
 @each_record

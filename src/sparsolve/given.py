@@ -33,23 +33,7 @@ class Numbers(Constant):
     """
 
     def __init__(self, name: str, matrix: Any) -> None:
-        values, pattern = getattr(matrix, "values", None), getattr(matrix, "pattern", None)
-        if not isinstance(pattern, Pattern) or not isinstance(values, torch.Tensor) or values.dim() != 1:
-            what = (
-                f"a batch of values {tuple(values.shape)}"
-                if isinstance(values, torch.Tensor)
-                else type(matrix).__name__
-            )
-            raise TypeError(
-                sentence(
-                    f"{name} got {what}; it takes one sparsolve.SparseMatrix.",
-                    remedy="Use SparseMatrix.from_torch for a sparse tensor.",
-                )
-            )
-        require_length(values, pattern)
-        require_dtype(f"{name}'s matrix", values)
-        if pattern.shape[0] != pattern.shape[1]:
-            raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
+        values, pattern = _parts(name, matrix)
         inside = sentence(
             f"{name} got a matrix whose values have no numbers yet.",
             "It is made inside of vmap or of compiled code.",
@@ -94,6 +78,25 @@ class Numbers(Constant):
             crow, col = (a.cpu().numpy() for a in (self.pattern.crow, self.pattern.col))
             self._hermitian = is_hermitian(sp.csr_matrix((self._host, col, crow), shape=self.pattern.shape, copy=True))
         return self._hermitian
+
+
+def _parts(name: str, matrix: Any) -> tuple[torch.Tensor, Pattern]:
+    """Values and pattern of one square matrix of a dtype that has solvers."""
+    values, pattern = getattr(matrix, "values", None), getattr(matrix, "pattern", None)
+    if not isinstance(pattern, Pattern) or not isinstance(values, torch.Tensor) or values.dim() != 1:
+        batch = isinstance(values, torch.Tensor) and isinstance(pattern, Pattern)
+        what = f"a batch of values {tuple(values.shape)}" if batch else type(matrix).__name__  # type: ignore[union-attr]
+        raise TypeError(
+            sentence(
+                f"{name} got {what}; it takes one sparsolve.SparseMatrix.",
+                remedy="Use SparseMatrix.from_torch for a sparse tensor.",
+            )
+        )
+    require_length(values, pattern)
+    require_dtype(f"{name}'s matrix", values)
+    if pattern.shape[0] != pattern.shape[1]:
+        raise ValueError(sentence(f"{name} got a matrix of shape {pattern.shape}; it must be square, as A is."))
+    return values, pattern
 
 
 _looked_at: Callable[[Numbers], bool] = torch.compiler.assume_constant_result(Numbers._look)

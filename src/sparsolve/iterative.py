@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import torch
-
 from .errors import sentence
 from .given import ApproximateInverse, Factored
 from .preconditioner_records import PreconditionerRecord
-from .solvers import Solver
+from .solvers import Solver, real, whole
 
 __all__ = ["CG", "CGS", "GMRES", "MINRES", "BiCGStab", "Iterative"]
 
@@ -90,23 +86,17 @@ def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
 
 def _tolerance(name: str, what: str, value: Any) -> float:
     """A finite number that is not negative."""
-    try:
-        truth = isinstance(value, (bool, np.bool_)) or (isinstance(value, torch.Tensor) and value.dtype is torch.bool)
-        no_number = truth or isinstance(value, str)
-        number = math.nan if no_number else float(value)
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not 0 <= number < math.inf:
+    number = real(value)
+    if number is None or not 0 <= number < math.inf:
         raise ValueError(sentence(f"{name}({what}={value!r}): it must be at least 0, and a finite number."))
     return number
 
 
 def _count(name: str, what: str, value: Any, least: int) -> int:
     """A whole number."""
-    try:
-        number = value if type(value) is int else int(operator.index(value))
-    except TypeError as error:
-        raise TypeError(sentence(f"{name}({what}={value!r}): a whole number is needed.")) from error
+    number = whole(value)
+    if number is None:
+        raise TypeError(sentence(f"{name}({what}={value!r}): a whole number is needed."))
     if number < least:
         raise ValueError(sentence(f"{name}({what}={value}): it must be at least {least}."))
     return number

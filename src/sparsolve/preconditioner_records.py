@@ -7,12 +7,11 @@ applies `M⁻ᴴ`. "Saad" is Y. Saad, Iterative Methods for Sparse Linear System
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import sentence
-from .solvers import Solver, real
+from .solvers import Solver, real, whole
 
 __all__ = ["AMG", "ILU", "BlockJacobi", "Jacobi", "PreconditionerRecord", "SymmetricGaussSeidel"]
 
@@ -79,11 +78,8 @@ class BlockJacobi(PreconditionerRecord):
     hermitian = True
 
     def __post_init__(self) -> None:
-        try:
-            size = 0 if isinstance(self.size, bool) else int(operator.index(self.size))
-        except TypeError:
-            size = 0
-        if size < 1:
+        size = whole(self.size)
+        if size is None or size < 1:
             raise _wrong(
                 "BlockJacobi", "size", self.size, "an integer of at least 1", "size=3 for three unknowns a point"
             )

@@ -7,6 +7,7 @@ An op of torch takes tensors, numbers and strings. A record's key is its own tex
 from __future__ import annotations
 
 import ast
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,7 +18,19 @@ import torch
 from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
-__all__ = ["LU", "Cholesky", "Solver", "asked", "callable_key", "cotangent", "decode", "real", "split", "tangent"]
+__all__ = [
+    "LU",
+    "Cholesky",
+    "Solver",
+    "asked",
+    "callable_key",
+    "cotangent",
+    "decode",
+    "real",
+    "split",
+    "tangent",
+    "whole",
+]
 
 _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
@@ -65,6 +78,16 @@ def real(value: Any) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return None
+
+
+def whole(value: Any) -> int | None:
+    """A whole number that a user gave, as Python's own; None for what is none."""
+    if type(value) is int:
+        return value
+    try:
+        return None if isinstance(value, bool) else int(operator.index(value))
+    except TypeError:
         return None
 
 

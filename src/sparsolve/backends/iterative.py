@@ -57,16 +57,18 @@ def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int
     error = not_finite("params", theta)
     if error is not None:
         raise error
-    return IterativeFactor(Prepared(products, None if M is None else given(M, n, dtype)), solver)
+    return IterativeFactor(Prepared(products, None if M is None else given(M, n, dtype), entries=False), solver)
 
 
 class Prepared(NamedTuple):
-    """What does not depend on the method: products with `A / scale` and with its adjoint (keys False and True), and the preconditioner of A."""
+    """What does not depend on the method: products with `A / scale` and with its adjoint (keys False and True), the preconditioner of A,
+    and whether A has entries, so that a direct solver is an advice."""
 
     A: dict[bool, Any]
     M: Preconditioner | None
     nbytes: int = 0
     scale: float = 1.0
+    entries: bool = True
 
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
@@ -102,7 +104,7 @@ class IterativeFactor:
     """A matrix to iterate with, its adjoint, and a preconditioner with `apply(r, adjoint=)`, all of one device."""
 
     def __init__(self, prepared: Prepared, solver: Iterative) -> None:
-        self._A, self._M, self.nbytes, self._scale = prepared
+        self._A, self._M, self.nbytes, self._scale, self._entries = prepared
         self._solver = solver
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
@@ -184,7 +186,7 @@ class IterativeFactor:
         self, A: Any, M: Any, x: Any, b: Any, relative: float, broken: bool, maxiter: int | None
     ) -> tuple[str, str]:
         """Cause and remedy, for one column; what is said of A and M is found out here."""
-        name = type(self._solver).__name__
+        name, lu = type(self._solver).__name__, ", or use LU()" if self._entries else ""
         if M is not None and (reason := _unusable(M, ordered(b - A @ x), self._solver.hermitian)):
             return reason
         if relative <= min(rounding := _rounding(A, x, b), 0.5):
@@ -194,15 +196,15 @@ class IterativeFactor:
                 f"Use {'' if b.real.dtype == np.float64 else 'float64, or '}rtol >= {max(2 * relative, rounding):.1e}.",
             )
         if self._solver.hermitian and not _is_hermitian(A, b):
-            return f"{name} needs a Hermitian A, and this one is not.", "Use GMRES(), BiCGStab() or LU()."
+            return f"{name} needs a Hermitian A, and this one is not.", f"Use GMRES() or BiCGStab(){lu}."
         if broken and self._solver.hermitian:
-            return _broken(name, M)
+            return _broken(name, M, lu)
         if maxiter is not None:
             fact, larger = f"{maxiter} steps were not enough.", " or a larger maxiter"
         else:
             fact = "It fell no further: A is singular or ill-conditioned, or the tolerance below what rounding permits."
             larger = ""
-        return fact + _MAY[name], f"Give a preconditioner{larger}, loosen rtol, or use LU()."
+        return fact + _MAY[name], f"Give a preconditioner{larger}, or loosen rtol{lu}."
 
 
 def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
@@ -215,7 +217,7 @@ def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
     return None
 
 
-def _broken(name: str, M: Any) -> tuple[str, str]:
+def _broken(name: str, M: Any, lu: str) -> tuple[str, str]:
     """Cause and remedy, where CG or MINRES could not go on with a Hermitian A."""
     if name == "CG" and M is None:
         fact = "A is not positive definite to working precision: CG met a direction p with pᴴ A p <= 0."
@@ -225,7 +227,7 @@ def _broken(name: str, M: Any) -> tuple[str, str]:
         also = "" if M is None else ", or the preconditioner not positive definite"
         fact = f"A is singular to working precision{also}: no x is known to have a smaller residual."
         return fact, "Fix what A leaves open, or add a small multiple of the identity."
-    return fact, "Use MINRES() for an indefinite A, or LU()."
+    return fact, f"Use MINRES() for an indefinite A{lu}."
 
 
 def _rounding(A: Any, x: Any, b: Any) -> float:
