@@ -12,7 +12,6 @@ from .errors import sentence
 from .matrix import SparseMatrix
 from .operands import plan, require_length, require_pattern
 from .operators import Operator
-from .operators import Operator
 from .registration import is_wrapped
 from .result import Strategy
 from .solvers import LU, Cholesky
