@@ -896,3 +896,25 @@ def test_available_lists_for_each_record_the_backends_that_serve_it() -> None:
         listed = set(available()["solvers"][f"{name} on cpu"].removeprefix("the first that suits: ").split(", "))
         assert always <= listed
         assert name == "LU" or not listed & {"entries", "klu", "metis"}
+
+
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=str)
+def test_nearly_full_rows_are_ordered_last(solver, monkeypatch):
+    """Minimum degree would take a time that grows with the square of their length."""
+    n, seen, true = 4000, [], superlu.sla.splu
+
+    def splu(A, **options):
+        seen.append((options["permc_spec"], A.shape[0]))
+        return true(A, **options)
+
+    monkeypatch.setattr(superlu.sla, "splu", splu)
+    M = same_shuffle(sp.eye(n) * 50.0 + arrow(n))
+    values, pattern = made(M, F64, phases=False)
+    b = torch.randn(n, 2, dtype=F64)
+    for scale in (1.0, 2.0):
+        x, info = sps.solve_with_info(sps.SparseMatrix(scale * values, pattern), b, solver)
+        assert (
+            info.strategy == (Strategy.SUPERLU_CHOLESKY if solver == sps.Cholesky() else Strategy.SUPERLU_SYMMETRIC)
+        ).all()
+        torch.testing.assert_close(scale * torch.from_numpy(M @ x.numpy()), b)
+    assert seen == [("MMD_AT_PLUS_A", n - 1), ("NATURAL", n), ("NATURAL", n)]

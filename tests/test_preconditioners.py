@@ -366,7 +366,7 @@ def test_fields_that_are_refused(record: Any, fields: dict[str, Any]) -> None:
         record(**fields)
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, torch.tensor], ids=repr)
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, torch.tensor], ids=lambda number: number.__name__)
 def test_fields_may_be_numbers_of_other_kinds(number: Any) -> None:
     """A key is text, which only Python's own numbers have."""
     record = ILU(drop_tol=number(1), fill_factor=number(2))

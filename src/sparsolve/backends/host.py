@@ -94,6 +94,8 @@ class Product:
 
     def __call__(self, x: Any, adjoint: bool) -> Any:
         """`A x`, or `Aᴴ x` as `conj(Aᵀ conj(x))`, for `x` `(n,)` or `(n, k)`: a new array."""
+        if len(x) != self.structure.shape[not adjoint]:
+            raise ValueError(f"x has {len(x)} rows; A has shape {self.structure.shape}.")  # SciPy's loops would read on
         conj = adjoint and x.dtype.kind == "c"
         x = np.ascontiguousarray(x.conj() if conj else x)
         y = np.zeros((self.structure.shape[adjoint], *x.shape[1:]), dtype=x.dtype)
