@@ -398,12 +398,19 @@ def _function(name: str, waiting: bool = False) -> Any:
     return apply
 
 
-_FUNCTIONS = "where maximum minimum sqrt hypot isfinite einsum vdot matmul multiply ldexp frexp abs"
+_FUNCTIONS = "where maximum minimum sqrt hypot isfinite einsum vdot multiply ldexp frexp abs"
 _FUNCTIONS += " zeros_like empty_like ones_like full_like asfortranarray"
 for _name in _FUNCTIONS.split():
     globals()[_name] = _function(_name)
 flatnonzero = _function("flatnonzero", waiting=True)
 linalg = SimpleNamespace(solve=lambda A, b: made(np.linalg.solve(use(A), use(b))))
+
+
+def matmul(a: ndarray, b: ndarray) -> ndarray:
+    """Stacks of matrices are copied where they are not in C order."""
+    if max(a.ndim, b.ndim) > 2:
+        a, b = ascontiguousarray(a), ascontiguousarray(b)
+    return made(np.matmul(use(a), use(b)))
 
 
 def ascontiguousarray(a: ndarray) -> ndarray:

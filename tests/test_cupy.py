@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -15,9 +17,10 @@ import oracle
 import sparsolve as sps
 import standin_cupy as cp
 import standin_cupyx as cpx
+import test_gpu
 from sparsolve import array_key, backends, convert_cupy, memo
 from sparsolve.backends import cupy_device, cupy_lu, cupy_runtime, host
-from systems import DTYPES, SINGULAR, SYSTEMS, with_indices
+from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
 from test_solve import check
 from transforms import COMPOSITIONS, tensors
 
@@ -646,6 +649,20 @@ def test_c4t_a_name_and_a_callable(device):
         torch.testing.assert_close(g.to_dense(), h.to_dense())
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        test_gpu.test_failures_say_the_same,
+        test_gpu.test_batches_starts_and_callbacks,
+        partial(test_gpu.test_c4t_preconditioners, "tensor"),
+        partial(test_gpu.test_c4t_preconditioners, "sparse tensor"),
+    ],
+    ids=["failures", "batches", "tensor", "sparse tensor"],
+)
+def test_those_for_the_real_thing(device, run):
+    run(device="cpu")
+
+
 # ---- the memo
 
 
@@ -721,6 +738,20 @@ def test_waits_of_a_krylov_step(device, method, k):
         taken.append(info.iterations.max())
         waits.append(cp.waits - before)
     assert waits[2] - waits[1] <= taken[2] - taken[1]
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_gmres_does_not_copy_its_basis(device, dtype):
+    """Of one column: CuPy would, each time that a product takes it transposed."""
+    values, pattern = made(grid(300) + 0.5 * sp.eye(300), dtype)
+    b, solver = torch.randn(300, dtype=dtype), sps.GMRES(restart=10, maxiter=10, rtol=1e-13)
+    sizes = []
+    alloc = device.bytes
+    for _ in range(2):
+        sizes.clear()
+        device.bytes = lambda size, *rest: sizes.append(size) or alloc(size, *rest)
+        sps.solve_with_info(sps.SparseMatrix(values, pattern), b, solver)
+    assert sum(size > 4 * b.nbytes for size in sizes) == 1
 
 
 # ---- streams, threads, devices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import tracemalloc
 import warnings
 from functools import partial
 
@@ -101,6 +102,10 @@ def test_the_strategy_and_its_solutions(name, dtype):
     make, expected = CASES[name]
     values, pattern = made(make(), dtype)
     A, n = sps.SparseMatrix(values, pattern), pattern.shape[0]
+    first, why = sps.explain(A).choices[0]
+    assert first == expected
+    assert why in str(sps.explain(A))
+    assert sps.explain(A).choices[-1][0] == Strategy.SUPERLU
     for adjoint in (True, False):
         sps.clear_memo()
         for k in ((), (1,), (3,), (40,)):
@@ -110,10 +115,6 @@ def test_the_strategy_and_its_solutions(name, dtype):
             assert (info.status == 0).all()
             assert residual(values, pattern, b, x, adjoint) < 20 * torch.finfo(dtype).eps
     assert sps.memo_info().factorizations == 1
-    first, why = sps.explain(A).choices[0]
-    assert first == expected
-    assert why in str(sps.explain(A))
-    assert sps.explain(A).choices[-1][0] == Strategy.SUPERLU
 
 
 @each_dtype
@@ -137,7 +138,9 @@ def test_a_pinned_backend(name, backend, adjoint, dtype):
     )
 
 
-def test_nan_in_a_late_column_is_named_by_its_place():
+@pytest.mark.parametrize("wide", [0, 1 << 22])
+def test_nan_in_a_late_column_is_named_by_its_place(wide, monkeypatch):
+    monkeypatch.setattr(direct, "_WIDE", wide)
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     b = torch.ones(20, 40, dtype=F64)
     b[7, 35] = torch.nan
@@ -146,6 +149,46 @@ def test_nan_in_a_late_column_is_named_by_its_place():
     x, info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b)
     assert (info.status != 0).nonzero().tolist() == [[35]]
     assert x.isfinite().sum() == 20 * 39
+
+
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=lambda s: type(s).__name__)
+@each_dtype
+def test_a_pattern_whose_factors_were_full_is_solved_as_a_dense_one(solver, dtype):
+    """SuperLU finds out what fills in; LAPACK has the values that follow, and a fallback where they are singular."""
+    M = sp.random(500, 500, 0.03, random_state=np.random.default_rng(3))
+    values, pattern = made(M + M.T + 40 * sp.eye(500), dtype, phases=False)
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(500, 2, dtype=dtype)
+    dense = Strategy.DENSE_CHOLESKY if isinstance(solver, sps.Cholesky) else Strategy.DENSE
+    first, second = sps.solve_with_info(A, b, solver), sps.solve_with_info(2 * A, b, solver)
+    assert (first.info.strategy != dense).all()
+    assert (second.info.strategy == dense).all()
+    torch.testing.assert_close(2 * second.x, first.x)
+    assert sps.explain(3 * A, solver).choices[0] == (dense, "its factors are nearly full")
+    pinned = type(solver)(backend="superlu")
+    assert dense not in dict(sps.explain(3 * A, pinned).choices)
+
+    row, col = pattern.rows(), pattern.col
+    if isinstance(solver, sps.Cholesky):
+        indefinite = torch.where(row == col, values, 20 * values)
+        with pytest.raises(sps.NotPositiveDefiniteError):
+            sps.solve(sps.SparseMatrix(indefinite, pattern), b, solver)
+    else:
+        with pytest.raises(sps.SingularMatrixError):
+            sps.solve(sps.SparseMatrix(torch.where(row == 7, 0, values), pattern), b, solver)
+
+
+def test_wide_right_hand_sides_take_the_memory_of_some_columns():
+    """What the solve itself makes beyond x and its copy; all of it at once was five times b."""
+    values, pattern = made(poisson(10_000), F64)
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(10_000, 96, dtype=F64)
+    x = sps.solve(A, b)
+    tracemalloc.start()
+    for adjoint in (False, True):
+        sps.solve(A, b, adjoint=adjoint)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3.2 * b.numel() * 8
+    assert torch.equal(x[:, 80:], sps.solve(A, b[:, 80:]))
 
 
 def test_an_unknown_backend():
@@ -230,6 +273,24 @@ def test_singular_whatever_the_strategy(name):
         assert info.status == sps.Status.SINGULAR
         assert info.strategy == Strategy.OTHER
         assert x.isnan().all()
+
+
+@pytest.mark.parametrize("backend", [None, "lapack", "superlu"])
+@each_dtype
+def test_rows_that_depend_are_found_out_wherever_they_are(dtype, backend):
+    """An equation said twice, or as the sum of two others without a common unknown: no place of theirs hides from the probe."""
+    rng, n, solver = np.random.default_rng(7), 24, sps.LU(backend=backend)
+    D = rng.standard_normal((n, n)) * (rng.random((n, n)) < 0.5)
+    for j in range(1, n):
+        twice, summed = D.copy(), D.copy()
+        twice[j] = -2 * D[0]
+        first, second, third = 0, j, (j + 1) % n or 1
+        summed[first, ::2], summed[second, 1::2] = 0, 0
+        summed[third] = summed[first] + summed[second]
+        for M in (twice, summed):
+            values, pattern = made(sp.csr_matrix(M), dtype, phases=False)
+            info = sps.solve_with_info(sps.SparseMatrix(values, pattern), torch.ones(n, dtype=dtype), solver).info
+            assert info.status == sps.Status.SINGULAR
 
 
 @pytest.mark.parametrize(
@@ -426,6 +487,8 @@ def test_explain_refuses_what_it_cannot_explain():
         sps.explain(A, sps.CG())
     with pytest.raises(ValueError, match="a batch of matrices, and one is explained"):
         sps.explain(sps.SparseMatrix(torch.ones(3, 2), A.pattern))
+    with pytest.raises(TypeError, match="A is an Operator, which has no entries"):
+        sps.explain(sps.Operator(lambda p, x: p * x, torch.ones(2)))
 
 
 def test_explain_factorizes_nothing():

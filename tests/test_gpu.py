@@ -215,6 +215,97 @@ def test_factorization_counts(device):
     assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (1, 1)
 
 
+# ---- less usual ways
+
+
+@each_device
+def test_failures_say_the_same(device):
+    values, pattern, b = system(device, "Poisson 2-D", F64, 2)
+    for solver, message in ((sps.CG(rtol=1e-12, maxiter=2), "CG stopped with"), (sps.CG(rtol=1e-18), "cannot reach")):
+        with pytest.raises(sps.ConvergenceError, match=message):
+            solve(values, pattern, b, solver)
+    with pytest.raises(sps.ConvergenceError, match="pᴴ A p <= 0"):
+        solve(-values, pattern, b, sps.CG())
+    bad = b.clone()
+    bad[4, 1] = torch.nan
+    for solver in (sps.LU(), sps.GMRES()):
+        with pytest.raises(sps.SolveError, match=r"b\[4, 1\] is nan"):
+            solve(values, pattern, bad, solver)
+        info = sps.solve_with_info(sps.SparseMatrix(values, pattern), bad, solver).info
+        assert (info.status == 0).tolist() == [True, False]
+    values, pattern, b = system(device, "convection-diffusion", C128)
+    with pytest.raises(sps.ConvergenceError, match="needs a Hermitian A"):
+        solve(values, pattern, b, sps.MINRES())
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        solve(values, pattern, b, sps.Cholesky())
+    values, pattern, b = system(device, "saddle point")
+    with pytest.raises(sps.SolveError, match="divides by the diagonal"):
+        solve(values, pattern, b, sps.GMRES(preconditioner=sps.Jacobi()))
+
+
+@each_device
+def test_batches_starts_and_callbacks(device):
+    values, pattern, b = system(device, "Poisson 2-D", F64, 2)
+    many, steps = torch.stack([values, 2 * values, 0 * values]), []
+    x, info = sps.solve_with_info(sps.SparseMatrix(many, pattern), b.expand(3, -1, -1))
+    assert info.status[:, 0].tolist() == [0, 0, sps.Status.SINGULAR]
+    torch.testing.assert_close(x[0], 2 * x[1])
+    solver = sps.CG(rtol=1e-10, callback=lambda step, residuals: steps.append((step, float(residuals.max()))))
+    A, start = sps.SparseMatrix(values, pattern), x[0] + 1e-3
+    torch.testing.assert_close(sps.solve(A, b, solver, x0=start), x[0])
+    assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
+    torch.testing.assert_close(sps.solve(A, {"b": b, "c": b[:, 0]})["c"], x[0][:, 0])
+    assert str(sps.explain(A))
+    none = sps.SparseMatrix(values.new_zeros(2, 0), sps.Pattern(0 * pattern.crow, pattern.col[:0], pattern.shape))
+    assert not sps.matmul(none, b.expand(2, -1, -1)).any()
+    assert sps.matmul(sps.SparseMatrix(many, pattern), b.expand(3, -1, -1)[..., :0]).shape == (3, len(b), 0)
+    with pytest.raises(sps.SingularMatrixError, match="batch index 0"):
+        sps.solve(none, b.expand(2, -1, -1))
+
+
+@each_device
+@pytest.mark.parametrize("form", ["tensor", "sparse tensor", "operator", "no adjoint"])
+def test_c4t_preconditioners(form, device):
+    values, pattern, b = system(device, "convection-diffusion", C128)
+    A = sps.SparseMatrix(values, pattern).to_torch()
+    M = inverse = torch.linalg.inv(A.to_dense())
+    if form == "sparse tensor":
+        M = inverse.to_sparse()
+    elif form != "tensor":
+        module = pytest.importorskip("scipy.sparse.linalg" if device == "cpu" else "cupyx.scipy.sparse.linalg")
+        array = inverse.numpy() if device == "cpu" else sps.t2c_csr(inverse.to_sparse_csr()).toarray()
+        adjoint = {} if form == "no adjoint" else {"rmatvec": lambda x: array.conj().T @ x}
+        M = module.LinearOperator(inverse.shape, matvec=lambda x: array @ x, dtype=array.dtype, **adjoint)
+    steps = []
+    A.requires_grad_()
+    x = sps.sparse_solve_c4t(A, b, solve="gmres", M=M, tol=1e-10, callback=steps.append)
+    assert len(steps) <= 2
+    torch.testing.assert_close(x, inverse @ b)
+    x.abs().sum().backward()
+    (g,) = torch.autograd.grad(sps.solve(A, b).abs().sum(), A)
+    torch.testing.assert_close(A.grad.to_dense(), g.to_dense())
+
+
+@each_device
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_conversions_of_no_entries_and_of_either_index(index, device):
+    values, pattern, _ = system(device, "banded")
+    pattern = with_indices(pattern, index)
+    T = torch.sparse_csr_tensor(pattern.crow, pattern.col, values, pattern.shape)
+    empty = torch.sparse_csr_tensor(0 * pattern.crow, pattern.col[:0], values[:0], pattern.shape)
+    for S in (T, empty):
+        assert torch.equal(sps.c2t_csr(sps.t2c_csr(S)).to_dense(), S.to_dense())
+    M = sps.t2c_csr(T)
+    if device == "cpu":  # read-only there
+        M = 2 * M
+    else:
+        M *= 2
+    torch.testing.assert_close(sps.SparseMatrix.from_scipy(M).to_dense(), 2 * T.to_dense())
+    torch.testing.assert_close(T.values(), values)
+    none = torch.sparse_coo_tensor(torch.zeros(2, 0, dtype=torch.int64), values[:0].cpu(), (3, 4)).to(device).coalesce()
+    assert sps.c2t_coo(sps.t2c_coo(none)).shape == (3, 4)
+
+
 # ---- cuDSS, where it is installed
 
 

@@ -72,6 +72,10 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         raise TypeError(sentence(f"solver is {what}; LU() and Cholesky() can be explained."))
     if isinstance(A, Operator):
         raise TypeError(sentence("A is an Operator, which has no entries for a direct solver to look at."))
+    if isinstance(A, Operator):
+        raise TypeError(
+            sentence("A is an Operator, which has no entries to factorize, so there is nothing to explain.")
+        )
     A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
     require_length(A.values, require_pattern(A.pattern))
     if A.values.dim() != 1:

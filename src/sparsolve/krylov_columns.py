@@ -62,7 +62,8 @@ class Columns:
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())
         self.step, self.x = 0, None
-        self._first = self._target_alone()
+        # of the only column, where a look at single numbers is the fastest: on a device each is a wait
+        self._first = float(self.target2[0]) if self.k == 1 and xp is np else None
         self._zero = xp.zeros((), dtype=r.real.dtype)
         self.d = xp.zeros_like(r)
         self.steps = xp.zeros_like(left)
@@ -142,10 +143,6 @@ class Columns:
         """Whether the columns at work are NumPy's, and enough numbers to leave them to torch and BLAS."""
         return self.xp is np and self.k > 1 and self.k * len(self.r) >= _FUSED
 
-    def _target_alone(self) -> float | None:
-        """The target of the only column, where a look at single numbers is the fastest; on a device each look is a wait."""
-        return float(self.target2[0]) if self.k == 1 and self.xp is np else None
-
     def _fused(self, a: Any) -> bool:
         """Whether torch works on this array: not where it is read-only, of which torch warns (M may make such)."""
         return self._many and (self.M is None or bool(a.flags.writeable))
@@ -160,13 +157,7 @@ class Columns:
         A column ends where the target is met, its steps are used up, `fit` is false (a breakdown) or anything is NaN.
         """
         self.step += 1
-        if (
-            self._first is not None
-            and self.step < self._least
-            and fit[0]
-            and size2[0] > self._first
-            and self.tell is None
-        ):
+        if self._first is not None and self.step < self._least and fit[0] and size2[0] > self._first and not self.tell:
             return False
         going = size2 > self.target2
         going &= fit
@@ -194,7 +185,7 @@ class Columns:
         self._many = self._is_many()
         self._tensors.clear()
         self._least = int(self.left.min()) if self.k else 0
-        self._first = self._target_alone()
+        self._first = float(self.target2[0]) if self.k == 1 and self.xp is np else None
 
     def keep(self, *arrays: Any) -> tuple[Any, ...]:
         """The part of the arrays that belongs to the columns that go on."""

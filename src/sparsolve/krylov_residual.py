@@ -47,13 +47,24 @@ def _length(w: Any) -> Any:
 
 
 def _orthogonalised(V: Any, w: Any) -> tuple[Any, Any]:
-    """`h` and `w − V h`, orthogonal to the rows of V, `(k, j, n)`; w is `(k, n, 1)`."""
-    matmul = namespace(w).matmul
-    up, down = V.conj(), V.transpose(0, 2, 1)
-    h = matmul(up, w)
-    w = w - matmul(down, h)
-    more = matmul(up, w)
-    return h + more, w - matmul(down, more)
+    """`h` and `w − Vᵀ h`, orthogonal to the rows of V, `(k, j, n)`; w is `(k, n, 1)`."""
+    h = _projected(V, w)
+    w = w - _combined(V, h)
+    more = _projected(V, w)
+    return h + more, w - _combined(V, more)
+
+
+# Neither makes a copy of V, as its conjugate would be, and its transpose in CuPy.
+
+
+def _projected(V: Any, w: Any) -> Any:
+    """`V̄ w`, `(k, j, 1)`."""
+    return namespace(V).matmul(V, w.conj()).conj()
+
+
+def _combined(V: Any, y: Any) -> Any:
+    """`Vᵀ y`, `(k, n, 1)`."""
+    return namespace(V).matmul(y.swapaxes(1, 2), V).swapaxes(1, 2)
 
 
 def _rotate(s: Columns, upper: Any, lower: Any, a: Any, b: Any, least: Any) -> Any:
@@ -74,7 +85,7 @@ def _correction(s: Columns, j: int, beta: Any, V: Any, R: Any, Q: Any) -> Any:
     g = s.where(pivot != 0, g)
     R = R + (pivot == 0)[:, :, None] * s.xp.eye(j, dtype=R.dtype)
     y = s.xp.linalg.solve(R, g[:, :, None])  # triangular: elimination finds nothing to do
-    return s.precondition(s.xp.matmul(V[:, :j].transpose(0, 2, 1), y)[:, :, 0].T)
+    return s.precondition(_combined(V[:, :j], y)[:, :, 0].T)
 
 
 def minres(s: Columns) -> None:

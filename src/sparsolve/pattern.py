@@ -19,9 +19,8 @@ _INDEX_DTYPES = (torch.int32, torch.int64)
 class Pattern:
     """Compressed sparse row indices: row `i` stores the entries `crow[i]:crow[i + 1]`, in columns `col[...]`.
 
-    A pattern is constant under every transform. Entries may be in any order within a row, and several may
-    share a place (they add up); the gradient with respect to the values then has one number for each.
-    The index tensors are used as they are, not copied: do not write into them.
+    A pattern is constant under every transform. Entries may be in any order within a row, and several may share a place (they add up);
+    the gradient with respect to the values then has one number for each. The index tensors are used, not copied: do not write into them.
 
     Args:
         crow: `(rows + 1,)` int32 or int64, not decreasing, from 0 to `nnz`.
@@ -261,9 +260,8 @@ def _numbers(t: Tensor) -> Any:
             raise
         raise PatternError(
             sentence(
-                "The pattern's index tensors are batched by vmap, so their entries cannot be read.",
-                "A pattern is shared by a whole batch.",
-                "Give the pattern in_dims=None (SparseMatrix(0, pattern) in in_dims), or put the matrices into one block-diagonal matrix.",
+                "The pattern's index tensors are batched by vmap, so their entries cannot be read. A pattern is shared by a whole batch.",
+                remedy="Give the pattern in_dims=None (SparseMatrix(0, pattern) in in_dims), or put the matrices into one block-diagonal matrix.",
             )
         ) from error
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
-__all__ = ["blas_has_threads", "each"]
+__all__ = ["blas_has_threads", "by_blocks", "each"]
 
 T = TypeVar("T")
 # what BLAS libraries read when they are loaded
@@ -28,3 +29,19 @@ def each(call: Callable[[int], T], count: int, *, worthwhile: bool) -> list[T]:
         return [call(i) for i in range(count)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(call, range(count)))
+
+
+def by_blocks(call: Callable[[Any], Any], b: Any, width: int, *, worthwhile: bool) -> Any:
+    """`call(b)` for `b` `(n, k)`, `width` columns at a time, so that what it makes along the way is that of some columns.
+
+    The first block is done before the others, which find what it has found out.
+    """
+    x = np.empty(b.shape, dtype=b.dtype)
+
+    def one(i: int) -> None:
+        part = slice(i * width, (i + 1) * width)
+        x[:, part] = call(b[:, part])
+
+    one(0)
+    each(lambda i: one(i + 1), -(-b.shape[1] // width) - 1, worthwhile=worthwhile)
+    return x

@@ -35,7 +35,7 @@ def dominant(diagonal: Any, rows: Any, largest: float) -> bool:
 
 
 def doubtful(excited: float, eps: float) -> bool:
-    """Whether `excited`, the largest entry of `|A⁻¹ (± |A| d)| / d` with random signs and `d` the columns' scaling, asks for `condition`.
+    """Whether `excited`, the largest entry of `|A⁻¹ (s |A| d)| / d` with random `s` and `d` the columns' scaling, asks for `condition`.
 
     The right-hand side excites every direction, the smallest singular one included, but may miss a factor of about √n.
     """
@@ -48,7 +48,7 @@ def condition(A: Any, lu: Any, signs: Any, eps: float) -> float:
     Args:
         A: canonical CSC matrix without an empty row or column.
         lu: its factorization, with `solve(b, trans)`.
-        signs: `(n,)` of ±1.
+        signs: `(n,)`, random, of sizes from 1 to 2.
         eps: unit roundoff of the factorization.
     """
     with np.errstate(all="ignore"):
@@ -70,7 +70,7 @@ def _columns(A: Any, scale: Any) -> Any:
 def _proven(A: Any, lu: Any, scale: Any, signs: Any, eps: float) -> float:
     """The condition's row of the most excited entry, exactly: `Σ |w| |Aᵀ| d` with `A w = eⱼ / dⱼ`.
 
-    The most excited entry is found with random signs. The right-hand side `|Aᵀ| d` with the signs of `w` is the worst there is. Where `A u = 0`, `w` is a multiple of `u`, and then
+    The most excited entry is found with random `signs`. The right-hand side `|Aᵀ| d` with the signs of `w` is the worst there is. Where `A u = 0`, `w` is a multiple of `u`, and then
     the residual of any solution whatever is at least `|Aᵀ| d` somewhere: a residual that large says singular, however much the
     pivots were rounded.
     """

@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
-from ..threads import blas_has_threads, each
+from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
 from .conditioning import condition, dominant, doubtful
 from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
@@ -30,6 +30,7 @@ _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 # at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)
 _REFINEMENTS = {False: (5, 100.0), True: (50, 10.0)}
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
+_WIDE = 1 << 22  # bytes of right-hand sides, from which on they leave the caches
 
 
 class _Limits(NamedTuple):
@@ -76,6 +77,10 @@ class _Stage:
         self.strategy, self.decomposition, self.believed = strategy, decomposition, False
         self.columns = getattr(decomposition, "columns", _COLUMNS)
 
+    def large(self, blocks: int) -> bool:
+        """Whether solves for so many blocks of columns are worth threads."""
+        return self.decomposition.nbytes * blocks >= _WORTHWHILE and not blas_has_threads()
+
 
 class _Norms(NamedTuple):
     """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of a residual over it."""
@@ -110,7 +115,15 @@ class DirectFactor:
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
-        x = self._checked(b.ravel() if b.shape[1] == 1 else b, adjoint).reshape(b.shape)  # a vector costs SciPy less
+        k = b.shape[1]
+        if b.nbytes < _WIDE or k <= _COLUMNS:  # a vector costs SciPy less
+            x = self._checked(b.ravel() if k == 1 else b, adjoint).reshape(b.shape)
+        else:
+            call = lambda part: self._checked(part, adjoint)  # noqa: E731
+            try:
+                x = by_blocks(call, b, _COLUMNS, worthwhile=self._stage.large(k // _COLUMNS))
+            except SolveError as error:  # it counts columns from the block's first
+                raise not_finite("b", b) or error from None
         return Outcome(x, strategy=self._stage.strategy)
 
     def _matrix(self) -> Matrix:
@@ -234,7 +247,7 @@ class DirectFactor:
         return dominant(self._values[places], self._norms(False).rows, self._limits.huge)
 
     def _probe(self) -> tuple[Any, Any]:
-        """The norms of A's columns, and `± |A| d` with random signs, where d is one over these: see `conditioning`."""
+        """The norms of A's columns, and `s |A| d` with random s, where d is one over these: see `conditioning`."""
         product = Product(self._structure, np.abs(self._values))
         columns = _sums(product, True)
         self._known[True] = self._bounded(columns)
@@ -273,8 +286,7 @@ class DirectFactor:
         starts = range(0, b.shape[1], stage.columns)
         parts = [np.asfortranarray(b[:, j : j + stage.columns]) for j in starts]  # SuperLU's own order
         call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
-        large = stage.decomposition.nbytes * len(parts) >= _WORTHWHILE and not blas_has_threads()
-        return np.concatenate(each(call, len(parts), worthwhile=large), axis=1)
+        return np.concatenate(each(call, len(parts), worthwhile=stage.large(len(parts))), axis=1)
 
 
 def _sums(size: Product, adjoint: bool) -> Any:

@@ -16,10 +16,17 @@ from scipy.linalg.lapack import get_lapack_funcs
 
 from ..result import Strategy
 from .strategy import Candidate, Matrix
+from .strategy import missing as not_there
 
 __all__ = ["CANDIDATES"]
 
 _WORK = {"f": 3000, "d": 3000, "F": 750, "D": 750}  # flops of LAPACK that take SuperLU's time for an entry
+_FULL = {
+    "f": 0.3,
+    "d": 0.4,
+    "F": 0.45,
+    "D": 0.6,
+}  # share of all places in SuperLU's factors from which on LAPACK is faster
 _FITS = 2**28  # numbers held, 2 GiB in double precision: what is done where it was asked for
 _SMALL = 300  # rows, for the reason that is given
 _TRANS = {"N": 0, "T": 1, "H": 2}
@@ -50,14 +57,25 @@ def _is_narrow(matrix: Matrix) -> str | None:
 
 
 def _is_small(matrix: Matrix) -> str | None:
-    """Where elimination in all of the matrix takes less time than that in its band, and than SuperLU does on the entries."""
+    """Where elimination in all of the matrix takes less time than that in its band, and than SuperLU does on what it fills in."""
     n = matrix.structure.shape[0]
     work = 2 * n**3 / 3
     if work >= _band_work(matrix):
         return None
     if _pays(matrix, work):
         return "it is small" if n < _SMALL else "much of it is nonzero"
+    if n * n <= _FITS and _is_full(matrix):
+        return "its factors are nearly full"
     return "it fits" if matrix.pinned and n * n <= _FITS else None
+
+
+def _is_full(matrix: Matrix) -> bool:
+    """Whether SuperLU's factors have most places filled in, as the first ones tell: LAPACK computes all of them in a quarter to a half of the time.
+
+    PARDISO works in blocks as well, and on what is filled in only.
+    """
+    n = matrix.structure.shape[0]
+    return matrix.filled >= _FULL[matrix.values.dtype.char] * n * n and "pardiso" in not_there()
 
 
 def _band_work(matrix: Matrix) -> int:

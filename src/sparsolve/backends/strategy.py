@@ -20,6 +20,7 @@ from ..result import Strategy
 from .decomposition import Kind
 from .host import Structure, gathered
 from .matching import structural_rank
+from .ordering import Ordering
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
@@ -115,6 +116,13 @@ class Matrix:
         if not np.iscomplexobj(data):
             return self.symmetric
         return mirror is not None and bool((gathered(data, mirror) == data.conj()).all())
+
+    @property
+    def filled(self) -> float:
+        """Entries of the factors, as far as they are known: those of an earlier factorization of the pattern, or the matrix's own."""
+        found = list(self.structure.found.values())  # at once: another thread may add to it
+        fills = [f.fill for f in found if isinstance(f, Ordering) and f.fill > 0]
+        return min(fills) * self.structure.shape[0] if fills else len(self.structure.csc_indices)
 
     @property
     def came_before(self) -> bool:

@@ -31,7 +31,8 @@ class Structure:
         diagonal: positions of diagonal entries in the canonical matrix.
         empty: whether some row or column has no entry at all.
         found: what solvers have found out about the pattern, for the next factorization.
-        signs: `(rows,)` of ±1, the same every time: the probe of a condition estimate.
+        signs: `(rows,)` random, of sizes from 1 to 2, the same every time: the probe of a condition estimate. (Of size 1, every other pair of equal rows
+            would have equal ones, and the probe be in the range of A.)
     """
 
     def __init__(self, crow: Any, col: Any, shape: tuple[int, int]) -> None:
@@ -61,7 +62,8 @@ class Structure:
         self.csc_indices = indices.astype(np.int32)
         self.diagonal = np.flatnonzero(self.csc_indices == column_of)
         self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
-        self.signs = np.where(np.random.default_rng(0).random(shape[0]) < 0.5, -1.0, 1.0).astype(np.float32)
+        random = np.random.default_rng(0).uniform(-1, 1, shape[0])
+        self.signs = (random + np.copysign(1, random)).astype(np.float32)
 
         self.found: dict[Any, Any] = {}
         self._csc = sp.csc_matrix(

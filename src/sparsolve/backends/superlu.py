@@ -28,7 +28,10 @@ _PANELS = {
     True: 1,
     False: 8,
 }  # columns at a time, where little or much fills in: 10 to 15% faster in 2-D, 4 to 25% in 3-D
-_LITTLE, _LIKELY_LITTLE = 100, 6  # entries a column of the factors, of a matrix not yet factorized
+_LITTLE = 100  # entries a column of the factors
+# entries a column of a matrix that is not factorized yet, by whether pivots are symmetric: a wrong guess doubles the time, and with
+# partial pivoting nothing can be guessed (right it saves 10%)
+_LIKELY_LITTLE = {True: 6, False: 0}
 
 
 def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> SuperLUFactor:
@@ -43,7 +46,7 @@ def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> 
         lu = _splu(ordering.matrix(A.data), {**options, "permc_spec": "NATURAL", "panel_size": panel})
         return SuperLUFactor(Reordered(lu, ordering), A)
     n = A.shape[0]
-    lu = _splu(A, {**options, "panel_size": _PANELS[len(A.data) < _LIKELY_LITTLE * n]})
+    lu = _splu(A, {**options, "panel_size": _PANELS[len(A.data) < _LIKELY_LITTLE[symmetric] * n]})
     columns = np.argsort(lu.perm_c)
     found[name] = Ordering(A, columns, columns if symmetric else None, fill=lu.nnz / n)
     return SuperLUFactor(lu, A)
