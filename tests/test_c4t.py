@@ -169,6 +169,25 @@ def test_keyword_arguments_of_callables() -> None:
     assert other == {"tol": 1e-3, "mine": [1]}
 
 
+@pytest.mark.parametrize("method", ["cg", "minres"])
+def test_an_operator_without_its_adjoint_serves_a_hermitian_matrix_in_the_gradient(method: str) -> None:
+    D, applied = dense("positive", torch.float64), []
+    inverse = torch.linalg.inv(D.detach()).numpy()
+    M = sla.LinearOperator((N, N), matvec=lambda r: applied.append(1) or inverse @ r, dtype=np.float64)
+    x = sps.sparse_solve_c4t(sparse(D), torch.randn(N, dtype=torch.float64), method, tol=1e-8, M=M)
+    before = len(applied)
+    x.sum().backward()
+    assert len(applied) > before
+
+
+def test_gmres_tells_residuals_relative_to_b_from_x0_too() -> None:
+    D, B = dense("general", torch.float64), torch.randn(N, dtype=torch.float64)
+    near, seen = torch.linalg.inv(D.detach()) @ B, []
+    near = near + 1e-6 * near.norm() * torch.randn(N, dtype=torch.float64)
+    sps.sparse_solve_c4t(sparse(D), B, "gmres", tol=1e-12, x0=near, callback=seen.append)
+    assert 0 < max(seen) < 1e-3
+
+
 def test_a_tangent_of_a_callable_gets_neither_x0_nor_callback() -> None:
     D, B, forward = dense("general", torch.float64), torch.randn(N, dtype=torch.float64), Recorder()
     T, given = sparse(D).detach(), {"x0": np.ones(N), "callback": print, "M": np.eye(N), "mine": 1}

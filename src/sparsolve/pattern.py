@@ -218,12 +218,8 @@ def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
             remedy = "Use .to_dense()." if isinstance(t, Tensor) else "Wrap it in torch.as_tensor."
             raise PatternError(sentence(f"{name} is {what}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:
-            raise PatternError(
-                sentence(
-                    f"{name} is {t.dtype}; indices are torch.int32 or torch.int64.",
-                    remedy=f"Use {name}.to(torch.int64).",
-                )
-            )
+            fact = f"{name} is {t.dtype}; indices are torch.int32 or torch.int64."
+            raise PatternError(sentence(fact, remedy=f"Use {name}.to(torch.int64)."))
         if t.dim() != 1:
             raise PatternError(
                 sentence(
