@@ -72,9 +72,8 @@ class Columns:
         self.tell: Callable[[Any, Any], None] | None = None
         self._scratch, self._ones = xp.empty_like(r), np.ones(len(r), dtype=r.dtype)
         self._axpy = get_blas_funcs("axpy", dtype=r.dtype) if self.k == 1 and xp is np else None
-        self._times = _compiled(A, r)
+        self._times, self._many = _compiled(A, r), self._is_many()
         self._tensors: dict[int, Any] = {}
-        self._many = self._is_many()
 
     def start(self) -> Any:
         """The correction of the columns at work, 0 yet, which the method is to update in place."""
@@ -97,7 +96,7 @@ class Columns:
     def dot(self, a: Any, b: Any) -> Any:
         """`aᴴ b` for each column, `(k,)`; of many numbers as one product and `(1 ... 1)` times it, in two thirds of `einsum`'s time."""
         if not self._many:
-            return dot(a, b)
+            return self.xp.vdot(a, b).reshape(1) if self.k == 1 else dot(a, b)
         room = self._room(a)
         return self._ones @ (np.square(a, out=room) if a is b and self._real else np.multiply(a.conj(), b, out=room))
 
@@ -109,10 +108,10 @@ class Columns:
 
     def add(self, y: Any, alpha: Any, x: Any, sign: int = 1) -> None:
         """`y += sign alpha x`, one alpha for each column."""
-        if self._fused(x):
-            self._tensor(y).addcmul_(self._tensor(x), _of(alpha, x), value=sign)
-        elif self._axpy is not None and self.k:
+        if self._axpy is not None and self.k:
             self._axpy(x[:, 0], y[:, 0], a=sign * alpha[0])
+        elif self._fused(x):
+            self._tensor(y).addcmul_(self._tensor(x), _of(alpha, x), value=sign)
         else:
             y += self.xp.multiply(sign * alpha, x, out=self._room(x))
 
