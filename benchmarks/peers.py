@@ -155,7 +155,7 @@ def decomposition(name: str) -> Peer:
         A, b, g = problem
         structure = Structure(A.indptr, A.indices, A.shape)
         csc = structure.csc(A.data)
-        matrix, values, kept = Matrix(structure, csc), csc.data.copy(), []
+        matrix, values, kept = Matrix.of(structure, csc), csc.data.copy(), []
         if name == "klu" and not any(c.suits(matrix) for c in module.CANDIDATES):
             raise Unsuitable("Too much fill.")  # minutes on a 3-D problem
         adjoint = "H" if np.iscomplexobj(A) else "T"
