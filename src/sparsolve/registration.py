@@ -93,9 +93,8 @@ def _states() -> tuple[Any, Any, frozenset[int]]:
         return included, excluded, frozenset({included.raw_repr(), _included().raw_repr()})
 
 
-with ThreadPoolExecutor(
-    1
-) as _elsewhere:  # keys are a thread's, and this file may be imported inside of a transform or a mode
+# keys are a thread's, and this file may be imported inside of a transform or a mode
+with ThreadPoolExecutor(1) as _elsewhere:
     *_USUAL, _EAGER = _elsewhere.submit(_states).result()
 
 
@@ -275,19 +274,18 @@ def attach(
     with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
         warnings.simplefilter("ignore", UserWarning)
         _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)
-    return op if body is None else _directly(op, body, rules)
+    return op if body is None else _directly(name, op, body, rules)
 
 
-def _directly(op: Any, body: Rule, rules: dict[str, Rule]) -> Callable[..., Any]:
+def _directly(name: str, op: Any, body: Rule, rules: dict[str, Rule]) -> Callable[..., Any]:
     """What calls the op without the dispatcher, where that has nothing to do."""
 
     def below(*args: Any) -> Any:
-        with (
-            _AutoDispatchBelowAutograd()
-        ):  # a user's callable in it is called as by the dispatcher: nothing there is recorded
+        # as by the dispatcher: nothing that a user's callable does in it is recorded
+        with _AutoDispatchBelowAutograd():
             return body(*args)
 
-    recorded = _function_of(op._opname, below, rules)
+    recorded = _function_of(name, below, rules)
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or not _at_rest(args):
