@@ -72,9 +72,8 @@ def _written(value: Any) -> str:
 
 def real(value: Any) -> float | None:
     """A number that a user gave, as Python's own, whose text is its value; None for what is none: text, truth, complex."""
-    if type(value) is float or type(value) is int:  # in compiled code a symbol too, which has no attributes
-        return float(value)
-    dtype = str(getattr(value, "dtype", ""))
+    own = type(value) is float or type(value) is int  # in compiled code it may be a symbol, which has no attributes
+    dtype = "" if own else str(getattr(value, "dtype", ""))
     if isinstance(value, (bool, str)) or "bool" in dtype or "complex" in dtype:
         return None
     try:
