@@ -918,3 +918,8 @@ def test_nearly_full_rows_are_ordered_last(solver, monkeypatch):
         ).all()
         torch.testing.assert_close(scale * torch.from_numpy(M @ x.numpy()), b)
     assert seen == [("MMD_AT_PLUS_A", n - 1), ("NATURAL", n), ("NATURAL", n)]
+
+
+def test_a_matrix_that_is_nearly_full_everywhere_has_no_row_to_leave_for_last():
+    assert superlu._hubs_last(sp.csc_matrix(np.ones((1100, 1100)))) is None
+    assert superlu._hubs_last(sp.csc_matrix(arrow(4000))) is not None

@@ -34,6 +34,7 @@ _LITTLE = 100  # entries a column of the factors
 # partial pivoting nothing can be guessed (right it saves 10%)
 _LIKELY_LITTLE = {True: 6, False: 0}
 _HUB_WORK = 1000  # squared lengths of nearly full rows, for each entry of the matrix, from which on ordering takes longer than factorizing
+_HUBS = 0.1  # of all rows: where more are nearly full, the matrix is
 
 
 def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> SuperLUFactor:
@@ -66,7 +67,7 @@ def _hubs_last(A: Any) -> Ordering | None:
     n, pattern = A.shape[0], sp.csc_matrix((np.ones(len(A.data)), A.indices, A.indptr), shape=A.shape)
     lengths = np.maximum(np.diff(A.indptr), np.bincount(A.indices, minlength=n)).astype(float)
     hub = lengths > 10 * n**0.5
-    if (lengths[hub] ** 2).sum() < _HUB_WORK * len(A.data):
+    if hub.sum() > _HUBS * n or (lengths[hub] ** 2).sum() < _HUB_WORK * len(A.data):
         return None
     others = np.flatnonzero(~hub)
     rest = pattern[others][:, others]
