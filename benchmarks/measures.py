@@ -101,8 +101,6 @@ def classes(name: str, A: Any, budget: float, extras: bool) -> list[Row]:
         counts.append(sps.memo_info())
 
     calls: dict[str, Call] = {
-        "first": first,
-        "second": gradient,  # where optional solvers analyse the pattern
         "raw value": RAW[best](problem, False),
         "value": value,
         "raw gradient": RAW[best](problem, True),
@@ -111,6 +109,9 @@ def classes(name: str, A: Any, budget: float, extras: bool) -> list[Row]:
     if extra is not None:
         calls["extra gradient"] = EXTRAS[extra](problem, True)
     times = rounds(calls, budget)
+    # apart: where the memo is cleared, memory goes back to the system, and the calls that follow would pay for fresh pages
+    anew = {"anew raw gradient": calls["raw gradient"], "first": first, "second": gradient}  # second: optional solvers analyse
+    times |= rounds(anew, budget)
     x, _ = gradient(next(_scales) - 1e-12)
     row = about(name, A) | {
         "raw": best,
@@ -123,8 +124,8 @@ def classes(name: str, A: Any, budget: float, extras: bool) -> list[Row]:
         "value": ratio(times["value"], times["raw value"]),
         "gradient": ratio(times["gradient"], times["raw gradient"]),
         "gradient_cpu": ratio(times["gradient"], times["raw gradient"], 1),
-        "first": ratio(times["first"], times["raw gradient"]),
-        "second": ratio(times["second"], times["raw gradient"]),
+        "first": ratio(times["first"], times["anew raw gradient"]),
+        "second": ratio(times["second"], times["anew raw gradient"]),
         "factorizations": counts[-1].factorizations,
         "analyses": counts[-1].analyses,
         "backward_error": backward_error(A, ours(problem, False)(1.0), problem.b),

@@ -71,8 +71,6 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(sentence(f"solver is {what}; LU() and Cholesky() can be explained."))
     if isinstance(A, Operator):
-        raise TypeError(sentence("A is an Operator, which has no entries for a direct solver to look at."))
-    if isinstance(A, Operator):
         raise TypeError(
             sentence("A is an Operator, which has no entries to factorize, so there is nothing to explain.")
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 from .backends import device_module, solver_module
 from .errors import SolveError, sentence
 from .iterative import Iterative
-from .operands import DTYPES, as_columns, require_dense, uncast
+from .operands import DTYPES, as_columns, guess, require_dense, uncast
 from .operators import Operator, form_of, probe, product
 from .ops import REPORT, located, on_its_device, relative_residual
 from .ops import columns as columns_of
@@ -63,7 +63,7 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
     columns, restore, _ = as_columns(b)
     form, theta = form_of(A, b)
     dtype = probe(form, columns, theta)
-    start = None if x0 is None else as_columns(_fitting(x0, b, dtype))[0].to(dtype)
+    start = None if x0 is None else as_columns(guess(x0, b, dtype))[0]
     op = torch.ops.sparsolve.solve_operator.default
     x, reports = op(theta, columns.to(dtype), ticket(form), solver.key, adjoint, report, start)
     return restore(x), restore(reports) if report else reports
@@ -78,17 +78,6 @@ def _require_iterative(solver: Any) -> None:
                 remedy="Use CG(), MINRES(), GMRES(), BiCGStab() or CGS().",
             )
         )
-
-
-def _fitting(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
-    if not isinstance(x0, Tensor):
-        raise ValueError(sentence(f"x0 is {type(x0).__name__}; a tensor of b's shape {tuple(b.shape)} is needed."))
-    require_dense("x0", x0)
-    if x0.shape != b.shape or x0.device != b.device:
-        raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
-    if x0.is_complex() and not dtype.is_complex:
-        raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
-    return x0.detach()
 
 
 # ---- the op

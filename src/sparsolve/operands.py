@@ -14,6 +14,7 @@ from .pattern import Pattern
 __all__ = [
     "DTYPES",
     "as_columns",
+    "guess",
     "plan",
     "require_batches",
     "require_dense",
@@ -70,6 +71,16 @@ def as_columns(b: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], bool]:
         return x.reshape(x.shape[0], *own, k).movedim(0, -2).contiguous()
 
     return b.movedim(-2, 0).reshape(n, math.prod(own) * k), unfold, False
+
+
+def guess(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """Where an iteration for b starts, in its dtype and without derivatives."""
+    require_dense("x0", x0)
+    if x0.shape != b.shape or x0.device != b.device:
+        raise ValueError(sentence(f"x0 is {tuple(x0.shape)} on {x0.device}, and b is {tuple(b.shape)} on {b.device}."))
+    if x0.is_complex() and not dtype.is_complex:
+        raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
+    return x0.detach().to(dtype)
 
 
 def require_pattern(pattern: Pattern) -> Pattern:

@@ -11,7 +11,7 @@ from torch import Tensor
 from . import calculus, matrix_free
 from .errors import sentence
 from .matrix import SparseMatrix, multiply
-from .operands import plan
+from .operands import guess, plan
 from .operators import Operator, apply
 from .preconditioner_records import PreconditionerRecord
 from .result import Info, Solution
@@ -194,12 +194,7 @@ def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Te
     """x0 in the form that b has been brought into."""
     if x0 is None:
         return None
-    if not isinstance(x0, Tensor) or x0.shape != b.shape:
-        what = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
-        raise ValueError(sentence(f"x0 is {what}; a tensor of b's shape {tuple(b.shape)} is needed."))
-    if x0.is_complex() and not columns.is_complex():
-        raise ValueError(sentence("x0 is complex, but A and b are real.", remedy="x is real then: give x0.real."))
-    return plan(A.values, A.pattern, x0.detach().to(columns.dtype), A.shape[0], "x0")[1]
+    return plan(A.values, A.pattern, guess(x0, b, columns.dtype), A.shape[0], "x0")[1]
 
 
 def _matrix(A: SparseMatrix | Operator | Tensor) -> SparseMatrix | Operator:

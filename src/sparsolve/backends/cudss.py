@@ -50,7 +50,7 @@ class DeviceMatrix(Matrix):
         return bool(np.isfinite(self.A.data).all())
 
 
-def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> CudssDecomposition:
+def decompose(A: Any, structure: Structure, kind: Kind) -> CudssDecomposition:
     """Factorize a canonical CuPy CSR matrix, with the analysis of its pattern that an earlier one left, if that is still in use.
 
     The matching of a general matrix comes from the values that were analysed. If it fails these values (more replaced pivots
@@ -60,14 +60,13 @@ def decompose(A: Any, structure: Structure, kind: Kind, fresh: bool = False) -> 
         A: `(n, n)`, float32, float64, complex64 or complex128, int32 indices.
         structure: of its pattern, on the host.
         kind: what A is known to be.
-        fresh: make the analysis anew at once.
 
     Raises:
         DecompositionError: the library says so; NotPositive where `kind` is "positive" and A is not.
         torch.OutOfMemoryError: of the device.
     """
     key = (__name__, kind, A.data.dtype.char)
-    known = None if fresh or key not in structure.found else structure.found[key]()
+    known = structure.found[key]() if key in structure.found else None
     if known is not None and known.usable:
         again = served(lambda: CudssDecomposition(known, A, kind), kind, known.perturbed)
         if again is not None:
