@@ -110,7 +110,11 @@ def classes(name: str, A: Any, budget: float, extras: bool) -> list[Row]:
         calls["extra gradient"] = EXTRAS[extra](problem, True)
     times = rounds(calls, budget)
     # apart: where the memo is cleared, memory goes back to the system, and the calls that follow would pay for fresh pages
-    anew = {"anew raw gradient": calls["raw gradient"], "first": first, "second": gradient}  # second: optional solvers analyse
+    anew = {
+        "anew raw gradient": calls["raw gradient"],
+        "first": first,
+        "second": gradient,
+    }  # second: optional solvers analyse
     times |= rounds(anew, budget)
     x, _ = gradient(next(_scales) - 1e-12)
     row = about(name, A) | {

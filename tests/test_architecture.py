@@ -48,6 +48,7 @@ ORDER = [
     "backends.cupy_device",
     "backends.matching",
     "backends.diagnosis",
+    "backends.backward_error",
     "backends.conditioning",
     "backends.ordering",
     "backends.decomposition",

@@ -16,7 +16,7 @@ import torch
 
 import oracle
 import sparsolve as sps
-from sparsolve import Strategy, solvers
+from sparsolve import Strategy, ops, solvers
 from sparsolve.backends import available, cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
@@ -538,6 +538,31 @@ def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
     wrong[6, 5] = torch.nan
     with pytest.raises(sps.SingularMatrixError, match="batch index 3"):
         solve(sps.SparseMatrix(wrong, pattern), torch.ones(8, 4096, 1, dtype=F64))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "backend", "worthwhile"),
+    [((64, 64), "superlu", True), ((12, 12), "superlu", False), ((64, 64), "lapack", False), ((4096,), None, False)],
+)
+def test_threads_are_for_large_factors_whose_library_lets_go_of_the_interpreter(
+    two_threads, monkeypatch, sizes, backend, worthwhile
+):
+    """Two threads took twice the time of one for small matrices, and for all in a band."""
+    values, pattern = made(poisson(*sizes), F64)
+    seen, true = [], ops.each
+
+    def counts(call, count, *, worthwhile):
+        seen.append(worthwhile)
+        return true(call, count, worthwhile=worthwhile)
+
+    monkeypatch.setattr(ops, "each", counts)
+    batch = values * torch.arange(1.0, 4, dtype=F64)[:, None]
+    sps.solve(sps.SparseMatrix(batch, pattern), torch.ones(pattern.shape[0], dtype=F64), sps.LU(backend=backend))
+    assert seen == [worthwhile]
+    seen.clear()
+    sharp = sps.LU(backend=backend, factor_dtype=torch.float32)
+    sps.solve(sps.SparseMatrix(batch, pattern), torch.ones(pattern.shape[0], dtype=F64), sharp)
+    assert seen == [worthwhile]
 
 
 def test_blocks_of_columns_on_threads(two_threads, monkeypatch):

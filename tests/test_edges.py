@@ -128,7 +128,11 @@ def test_functions_that_write_to_x_or_return_it(
     ("attempt", "error", "match"),
     [
         (lambda: sps.solve(sps.Operator(3, RIGHT), RIGHT, sps.CG()), TypeError, "function is a int; a callable"),  # type: ignore[arg-type]
-        (lambda: sps.solve(sps.Operator(itself, RIGHT), RIGHT, sps.CG(), x0=np.ones(3)), TypeError, "x0 must be a torch.Tensor"),
+        (
+            lambda: sps.solve(sps.Operator(itself, RIGHT), RIGHT, sps.CG(), x0=np.ones(3)),
+            TypeError,
+            "x0 must be a torch.Tensor",
+        ),
     ],
 )
 def test_operator_refusals(attempt: Any, error: type[Exception], match: str) -> None:

@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import arithmetic, array_key, calculus, ops, registration
-from sparsolve.backends import direct, host, structure
+from sparsolve.backends import backward_error, direct, host, structure
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
@@ -572,7 +572,7 @@ MISTAKES = [
     ),
     Mistake(
         "residual never looked at",
-        direct.DirectFactor._small,
+        backward_error.BackwardError.small,
         "<= bound)",
         "<= np.inf)",
         "wrong_factor",

@@ -29,7 +29,6 @@ __all__ = ["REPORT", "bodies", "columns", "located", "on_its_device", "relative_
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
-_WORTHWHILE = 20_000  # entries of a batch of matrices, from which on threads are
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 
@@ -85,11 +84,11 @@ def solve(
     record, key, purpose = asked(solver)
     module = solver_module(type(record).__name__, values.device.type)
 
-    def one(i: int) -> None:
+    def one(i: int) -> Factor | None:
+        factor = None
         try:
             factor = _factor(key, record, module, structure, vs[i], Source(memory, offset + i))
-            attempt = columns if report else _whole
-            outcome = attempt(factor, bs[i], adjoint, starts[i])
+            outcome = (columns if report else _whole)(factor, bs[i], adjoint, starts[i])
         except SolveError as error:
             if purpose == "cotangent" and not bs[i].any():  # no gradient is asked of a matrix that failed before
                 outcome = Outcome(0.0)
@@ -102,12 +101,12 @@ def solve(
             reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
             product = partial(on.multiply, on.matrix(structure, vs[i]), adjoint=adjoint)
             reports[i, 2] = relative_residual(on, product, bs[i], x[i])
+        return factor
 
     if n and k and len(bs):
-        one(0)  # what it finds out about the pattern, the others use, whichever thread is first
+        first = one(0)  # what it finds out about the pattern, the others use, whichever thread is first
         if len(bs) > 1:
-            large = getattr(module, "threads", False) and vs.size >= _WORTHWHILE
-            each(lambda i: one(i + 1), len(bs) - 1, worthwhile=large)
+            each(lambda i: one(i + 1), len(bs) - 1, worthwhile=getattr(first, "worth_a_thread", False))
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 

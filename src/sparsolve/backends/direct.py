@@ -6,10 +6,9 @@ matrix is not singular to working precision. The last strategy decides: where it
 
 from __future__ import annotations
 
-import math
 import threading
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
+from .backward_error import BackwardError, largest
 from .conditioning import condition, dominant, doubtful
 from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
 from .host import Product, Structure
@@ -30,26 +30,8 @@ _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 # at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)
 _REFINEMENTS = {False: (5, 100.0), True: (50, 10.0)}
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
+_WORTH_A_THREAD = 1 << 20  # bytes of a factor: below, threads wait for the interpreter longer than they work without it
 _WIDE = 1 << 22  # bytes of right-hand sides, from which on they leave the caches
-
-
-class _Limits(NamedTuple):
-    """Of a precision: unit roundoff, the smallest and the largest normal number, and what underflow may leave of a residual."""
-
-    eps: float
-    tiny: float
-    huge: float
-    least: float
-
-
-_LIMITS = {
-    c: _Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal)))
-    for c in "fdFD"
-    for f in [np.finfo(c)]
-}
-
-
-threads = True  # several matrices may be factorized at once
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> DirectFactor:
@@ -76,17 +58,11 @@ class _Stage:
     def __init__(self, strategy: Strategy, decomposition: Decomposition) -> None:
         self.strategy, self.decomposition, self.believed = strategy, decomposition, False
         self.columns = getattr(decomposition, "columns", _COLUMNS)
+        self.threads = getattr(decomposition, "threads", False)
 
     def large(self, blocks: int) -> bool:
         """Whether solves for so many blocks of columns are worth threads."""
-        return self.decomposition.nbytes * blocks >= _WORTHWHILE and not blas_has_threads()
-
-
-class _Norms(NamedTuple):
-    """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of a residual over it."""
-
-    rows: Any
-    underflow: float
+        return self.threads and self.decomposition.nbytes * blocks >= _WORTHWHILE and not blas_has_threads()
 
 
 class DirectFactor:
@@ -95,12 +71,12 @@ class DirectFactor:
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._solver, self._lock = solver, threading.Lock()
         self._structure, self._values = structure.unique, structure.merged(values)
-        self._limits, self._product = _LIMITS[values.dtype.char], Product(self._structure, self._values)
+        self._product = Product(self._structure, self._values)
         if structure.empty:
             raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
-        self._known: dict[bool, _Norms] = {}
-        self._tolerance = self._limits.eps * max(_REFINEMENTS[self._low is not None][1], structure.shape[0] ** 0.5)
+        units = _REFINEMENTS[self._low is not None][1]
+        self._error = BackwardError(self._structure, self._values, units)
         matrix = self._matrix()
         if self._definite:
             require_positive(matrix)
@@ -112,6 +88,11 @@ class DirectFactor:
         """Bytes of the decomposition and of what is held to check it."""
         merged = 0 if self._structure.starts is None else int(self._values.nbytes)
         return int(self._stage.decomposition.nbytes) + merged + 16 * self._structure.shape[0]
+
+    @property
+    def worth_a_thread(self) -> bool:
+        """Whether another matrix like this one is."""
+        return self._stage.threads and self._stage.decomposition.nbytes >= _WORTH_A_THREAD
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
@@ -185,44 +166,18 @@ class DirectFactor:
         """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error of each row is small."""
         with np.errstate(all="ignore"):
             x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
-            norms = self._norms(adjoint)
+            norms = self._error.norms(adjoint)
             for _ in range(_REFINEMENTS[self._low is not None][0]):
                 residual = b - self._product(x, adjoint)
-                if self._small(residual, x, norms):
+                if self._error.small(residual, x, norms):
                     return x
                 x = x + self._substitute(stage, residual, adjoint)
             residual = b - self._product(x, adjoint)
-            if self._low is None and self._small(residual, x, self._of_all(norms)):
+            if self._low is None and self._error.small(residual, x, self._error.of_all(norms)):
                 return x  # as good as elimination is, where rows of another size had to be pivots
         if stage.believed and not np.isfinite(x).all():
             raise not_finite("b", b) or overflow()
         raise _DistrustedError("A large residual was left, even after refinement.", None)
-
-    def _norms(self, adjoint: bool) -> _Norms:
-        """The norms of A's rows, or of its columns; found once."""
-        if adjoint not in self._known:
-            self._known[adjoint] = self._bounded(_sums(Product(self._structure, np.abs(self._values)), adjoint))
-        return self._known[adjoint]
-
-    def _bounded(self, sums: Any) -> _Norms:
-        np.minimum(np.maximum(sums, self._limits.tiny, out=sums), self._limits.huge, out=sums)
-        return _Norms(sums, self._limits.least * (1 + 1 / float(np.minimum.reduce(sums))))
-
-    def _of_all(self, norms: _Norms) -> _Norms:
-        return self._bounded(norms.rows.max(keepdims=True))
-
-    def _small(self, residual: Any, x: Any, norms: _Norms) -> bool:
-        """`|b − A x| <= c u ‖A‖ ‖x‖`, with the norm of each row, so that no row's scale matters, or with that of all.
-
-        (Higham, sections 7.1 and 7.2; with `‖b‖` on the right c is twice as large at most, since `‖b‖ <= ‖A‖ ‖x‖ + ‖r‖`.)
-        Divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure.
-        """
-        size = np.abs(residual)
-        size /= norms.rows if x.ndim == 1 else norms.rows[:, None]
-        bound = self._tolerance * _largest(x) + norms.underflow
-        if x.ndim == 1:  # numbers, which NumPy would compare as arrays
-            return float(np.maximum.reduce(size)) <= float(bound) < math.inf
-        return bool(((np.maximum.reduce(size) <= bound) & (bound < np.inf)).all())
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
@@ -244,21 +199,18 @@ class DirectFactor:
         places = self._structure.on_diagonal
         if len(places) < self._structure.shape[0]:
             return False
-        return dominant(self._values[places], self._norms(False).rows, self._limits.huge)
+        return dominant(self._values[places], self._error.norms(False).rows, self._error.limits.huge)
 
     def _probe(self) -> tuple[Any, Any]:
         """The norms of A's columns, and `s |A| d` with random s, where d is one over these: see `conditioning`."""
-        product = Product(self._structure, np.abs(self._values))
-        columns = _sums(product, True)
-        self._known[True] = self._bounded(columns)
-        probe = product(1.0 / columns, False)
+        columns, probe = self._error.scaled_sizes()
         probe *= self._structure.signs
         return columns, probe.astype(self._values.dtype, copy=False)
 
     def _judge(self, stage: _Stage, excited: Any, columns: Any) -> None:
         """Refuse a matrix that is singular to working precision."""
-        eps = self._limits.eps if self._low is None else float(self._low.eps)
-        if doubtful(float(_largest(excited * columns)), eps):
+        eps = self._error.limits.eps if self._low is None else float(self._low.eps)
+        if doubtful(float(largest(excited * columns)), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
@@ -287,13 +239,3 @@ class DirectFactor:
         parts = [np.asfortranarray(b[:, j : j + stage.columns]) for j in starts]  # SuperLU's own order
         call = lambda i: stage.decomposition.solve(parts[i], trans)  # noqa: E731
         return np.concatenate(each(call, len(parts), worthwhile=stage.large(len(parts))), axis=1)
-
-
-def _sums(size: Product, adjoint: bool) -> Any:
-    """`|A| 1`, or `|Aᴴ| 1`."""
-    return size(size.structure.ones(size.dtype), adjoint)
-
-
-def _largest(a: Any) -> Any:
-    """`‖a‖∞` of each column."""
-    return np.maximum.reduce(np.abs(a))

@@ -155,6 +155,8 @@ class Analysis:
 class KLUDecomposition:
     """Factors of one matrix: see `strategy.Decomposition`."""
 
+    threads = True
+
     def __init__(self, analysis: Analysis, A: Any) -> None:
         self._analysis, self._dtype = analysis, A.dtype
         self._library, self._prefix = _loaded()[0], "klu_z_" if A.dtype.kind == "c" else "klu_"

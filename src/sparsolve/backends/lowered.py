@@ -36,6 +36,7 @@ class Lowered:
 
     def __init__(self, inner: Decomposition, values: Any) -> None:
         self._inner, self.nbytes, self._exponent = inner, inner.nbytes, exponent(values)
+        self.threads = getattr(inner, "threads", False)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """As `Decomposition.solve`, to single precision."""

@@ -74,6 +74,8 @@ class Reordered:
 class SuperLUFactor:
     """SuperLU's factorization, reordered or not, and how large it is."""
 
+    threads = True
+
     def __init__(self, lu: Any, A: Any) -> None:
         self.lu, self.solve = lu, lu.solve
         self._each, self._rest = int(A.data.itemsize) + 4, 64 * int(A.shape[0])

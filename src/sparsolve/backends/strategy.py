@@ -33,7 +33,8 @@ class Decomposition(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held; an attribute `columns`, if there is one, is how many right-hand sides it likes to be given at a time."""
+        """Bytes held. Two attributes more, if they are there: `columns`, how many right-hand sides it likes to be given at a time, and
+        `threads`, whether it lets go of the interpreter, so that threads can work beside each other."""
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """`A⁻¹ b`, `A⁻ᵀ b` (`"T"`) or `A⁻ᴴ b` (`"H"`), a new array, for `b` `(n,)` or `(n, k)`; `b` is left alone."""
