@@ -32,7 +32,7 @@ python benchmarks/report.py benchmarks/results/plain.json benchmarks/results/ext
 
 Calls that are compared run in turn in one process, A B A B, with new values on one pattern each time, so that no factorization
 is reused. A ratio is the median of the rounds' ratios, after a warm-up round; the slowest calls have one or two rounds (`rounds` in the
-files). Each case runs in its own process, on one thread unless stated. The machine was shared and busy: ratios of a few rounds are accurate to about a
+files). Each case runs in its own process, on one thread unless stated. The machine was shared: ratios of a few rounds are accurate to about a
 fifth, and milliseconds of different tables cannot be compared.
 
 """
