@@ -69,6 +69,8 @@ def require_matrix(M: Any, format: str) -> None:
                 remedy=f"Use scipy.sparse.{format}_matrix(M).",
             )
         )
+    if len(M.shape) != 2:
+        raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
     if M.format != format:
         raise ValueError(
             sentence(
@@ -76,8 +78,6 @@ def require_matrix(M: Any, format: str) -> None:
                 remedy=f"Use M.to{format}().",
             )
         )
-    if len(M.shape) != 2:
-        raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
     lengths = {name: len(a) for name, a in _parts(M, format).items()}
     if len(set(lengths.values())) > 1:
         counts = ", ".join(f"{count} in {name}" for name, count in lengths.items())

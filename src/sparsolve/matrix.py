@@ -104,9 +104,10 @@ class SparseMatrix(Arithmetic):
         >>> sps.SparseMatrix.from_scipy(scipy.sparse.eye(3, format="csc"))
         SparseMatrix(3 x 3, nnz=3, torch.float64, cpu)
         """
-        if scipy.sparse.issparse(M) and len(M.shape) == 2 and M.format != "csr":
-            require_described(M)
-        M = M.tocsr() if hasattr(M, "tocsr") else M
+        if hasattr(M, "tocsr") and len(M.shape) == 2 and M.format != "csr":
+            if scipy.sparse.issparse(M):
+                require_described(M)
+            M = M.tocsr()
         require_matrix(M, "csr")
         if is_cupy(M):
             return cls.from_torch(c2t_csr(M))
