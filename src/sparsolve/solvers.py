@@ -19,6 +19,7 @@ from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
 __all__ = [
+    "BACKENDS",
     "LU",
     "Cholesky",
     "Solver",
@@ -34,9 +35,8 @@ __all__ = [
 
 _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
-
-
-_BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")  # as in backends/strategy.py
+# of direct solvers on the CPU, those first that are to be tried first; each is a module in backends/
+BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
 _RECORDS: dict[str, type[Solver]] = {}
 
 
@@ -171,9 +171,9 @@ def _require_name(record: str, backend: Any) -> None:
         raise TypeError(
             sentence(f"{record}(backend={backend!r}): one name is needed, or None for the best that suits.")
         )
-    if backend not in (None, "cudss", *_BACKENDS):
+    if backend not in (None, "cudss", *BACKENDS):
         raise ValueError(
-            sentence(f"There is no direct backend {backend!r}; there are {', '.join(_BACKENDS)}, and on CUDA cudss.")
+            sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}, and on CUDA cudss.")
         )
 
 

@@ -1,8 +1,8 @@
 """What a direct solver may do with a matrix: the strategies, in the order in which they are tried.
 
-Each module of the table lists its strategies with what they suit and how they decompose. The first that suits is taken; the
+Each module of `solvers.BACKENDS` lists its strategies with what they suit and how they decompose. The first that suits is taken; the
 next follows where it fails or its solutions cannot be believed. The last one is LU with partial pivoting, which decides.
-A new one is a row here, a name in `result.Strategy` and a module.
+A new one is a name there, another in `result.Strategy`, and a module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
+from ..solvers import BACKENDS
 from .decomposition import Kind
 from .host import Structure, gathered
 from .matching import structural_rank
@@ -24,7 +25,6 @@ from .ordering import Ordering
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
-BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
 _STRONG = 0.99  # share of nonzero diagonal entries
 
 
@@ -177,8 +177,6 @@ def _modules(backend: str | None) -> tuple[ModuleType, ...]:
                 "cuDSS solves CUDA tensors, and A and b are on the CPU.", remedy="Leave backend out, or move A and b."
             )
         )
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}."))
     found = []
     for name in BACKENDS if backend is None else (backend,):
         module = import_module(f".{name}", __package__)
