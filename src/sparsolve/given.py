@@ -19,7 +19,7 @@ from .operands import require_dtype, require_length
 from .pattern import Pattern, check_entries, check_form
 from .preconditioner_records import PreconditionerRecord
 from .registration import outside_transforms
-from .solvers import LU, Function, Solver
+from .solvers import LU, Cholesky, Solver
 from .tickets import Constant
 
 __all__ = ["ApproximateInverse", "Factored", "Numbers", "is_hermitian"]
@@ -188,16 +188,11 @@ class Factored(PreconditionerRecord):
     """
 
     matrix: Any
-    solver: Solver = LU()  # noqa: RUF009 (frozen)
+    solver: LU | Cholesky = LU()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        solver = self.solver
-        if (
-            not isinstance(solver, Solver)
-            or isinstance(solver, (PreconditionerRecord, Function))
-            or hasattr(solver, "rtol")
-        ):
-            raise TypeError(sentence(f"Factored got solver={solver!r}; it takes a direct solver such as LU()."))
+        if not isinstance(self.solver, (LU, Cholesky)):
+            raise TypeError(sentence(f"Factored got solver={self.solver!r}; it takes a direct solver such as LU()."))
         if not isinstance(self.matrix, Numbers):
             object.__setattr__(self, "matrix", Numbers("Factored", self.matrix))
 
