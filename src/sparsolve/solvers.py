@@ -62,9 +62,8 @@ class Solver:
 def _written(value: Any) -> str:
     """A field of a record in its key."""
     if isinstance(value, (int, float)):
-        (value,) = frozenset(
-            [value]
-        )  # a number that changes between calls is a symbol in Dynamo; here it becomes one again, guarded
+        # a number that changes between calls is a symbol in Dynamo; in a frozenset it is a number again, guarded
+        (value,) = frozenset([value])
     if isinstance(value, Solver):
         return value.key
     return ticket(value) if callable(value) or isinstance(value, Constant) else repr(value)

@@ -22,7 +22,8 @@ from .diagnosis import not_finite, overflow
 __all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System", "length"]
 
 METHODS = ("cg", "cgs", "minres", "gmres")
-OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
+# of the call under way: x0 and callback for methods by name, and "given", both as they came, for callables
+OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # noqa: B039
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _RTOL, _RESTART = 1e-5, 20  # SciPy's defaults
 _EPS = float(np.finfo(np.float64).eps)
