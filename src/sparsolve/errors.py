@@ -6,6 +6,7 @@ Every message says the fact, then the likely cause, then the remedy, then the nu
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 __all__ = [
     "BackendUnavailableError",
@@ -14,6 +15,7 @@ __all__ = [
     "PatternError",
     "SingularMatrixError",
     "SolveError",
+    "kind_of",
     "of_device",
     "sentence",
 ]
@@ -50,6 +52,13 @@ def of_device(error: BaseException) -> bool:
     """Whether CUDA or one of its libraries says so, of this call or of earlier work: then the arguments at hand are not the cause."""
     told = isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
     return told or "cupy" in type(error).__module__.partition(".")[0]
+
+
+def kind_of(thing: object) -> str:
+    """What was given in place of something else, as a sentence names it: `a torch.strided tensor`, `the class LU`, `a list`."""
+    if isinstance(thing, Tensor):
+        return f"a {thing.layout} tensor"
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
 def sentence(fact: str, cause: str = "", remedy: str = "", **numbers: object) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import device_module, solver_module
-from .errors import sentence
+from .errors import kind_of, sentence
 from .matrix import SparseMatrix
 from .operands import plan, require_length, require_pattern
 from .operators import Operator
@@ -68,8 +68,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         raise TypeError(_inside())
     solver = LU() if solver is None else solver
     if not isinstance(solver, (LU, Cholesky)):
-        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
-        raise TypeError(sentence(f"solver is {what}; LU() and Cholesky() can be explained."))
+        raise TypeError(sentence(f"solver is {kind_of(solver)}; LU() and Cholesky() can be explained."))
     if isinstance(A, Operator):
         raise TypeError(
             sentence("A is an Operator, which has no entries to factorize, so there is nothing to explain.")

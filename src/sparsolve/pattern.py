@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .errors import PatternError, of_device, sentence
+from .errors import PatternError, kind_of, of_device, sentence
 
 __all__ = ["Pattern"]
 
@@ -214,9 +214,8 @@ def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
         raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
     for name, t in named.items():
         if not isinstance(t, Tensor) or t.layout is not torch.strided:
-            what = f"a {t.layout} tensor" if isinstance(t, Tensor) else f"a {type(t).__name__}"
             remedy = "Use .to_dense()." if isinstance(t, Tensor) else "Wrap it in torch.as_tensor."
-            raise PatternError(sentence(f"{name} is {what}, not a torch.Tensor of indices.", remedy=remedy))
+            raise PatternError(sentence(f"{name} is {kind_of(t)}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:
             fact = f"{name} is {t.dtype}; indices are torch.int32 or torch.int64."
             raise PatternError(sentence(fact, remedy=f"Use {name}.to(torch.int64)."))

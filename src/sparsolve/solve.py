@@ -9,7 +9,7 @@ import optree
 from torch import Tensor
 
 from . import calculus, matrix_free
-from .errors import sentence
+from .errors import kind_of, sentence
 from .matrix import SparseMatrix, multiply
 from .operands import guess, plan
 from .operators import Operator, apply
@@ -215,10 +215,9 @@ def _key(solver: Any, b: Tensor) -> str:
             )
         )
     if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):
-        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
             sentence(
-                f"solver is {what}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.",
+                f"solver is {kind_of(solver)}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.",
                 remedy=_record(solver),
             )
         )
