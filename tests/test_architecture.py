@@ -251,6 +251,21 @@ def test_private_names_of_torch_stay_in_one_file(name: str) -> None:
         assert private(name) == PRIVATE.get(name, set())
 
 
+def taken(name: str) -> set[str]:
+    """The names of a file that other files import."""
+    found = {d.removeprefix("sparsolve.") for other in FILES for d in imports(other) if d.startswith("sparsolve.")}
+    return {d.rpartition(".")[2] for d in found if d != name and _file(d) == name}
+
+
+@each_file
+def test_all_names_what_other_files_import(name: str) -> None:
+    assigned = [
+        n.value for n in TREES[name].body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+    ]
+    listed = {n for value in assigned for n in ast.literal_eval(value)}
+    assert taken(name) - listed <= {"__version__", "_SOLVERS"}  # the second for the list of what solves what
+
+
 # ---- size and manner
 
 

@@ -19,7 +19,7 @@ from .errors import PatternError
 from .operands import plan, require_pattern
 from .pattern import Pattern, unchecked
 
-__all__ = ["SparseMatrix"]
+__all__ = ["SparseMatrix", "multiply"]
 
 
 class SparseMatrix(Arithmetic):

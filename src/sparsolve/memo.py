@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from .array_key import Key, key_of
 from .retention import Entry, Retention, Source
 
-__all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
+__all__ = ["ANALYSES", "FACTORS", "Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
 
 T = TypeVar("T")
 _OVERHEAD = 1 << 13  # bytes of an entry's objects, whatever their arrays

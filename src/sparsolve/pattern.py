@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from .errors import PatternError, kind_of, of_device, sentence
 
-__all__ = ["Pattern"]
+__all__ = ["Pattern", "check_entries", "check_form", "check_places", "pointers", "unchecked"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
 

@@ -22,6 +22,7 @@ __all__ = [
     "BACKENDS",
     "LU",
     "Cholesky",
+    "Function",
     "Solver",
     "asked",
     "callable_key",

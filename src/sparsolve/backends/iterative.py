@@ -22,7 +22,7 @@ from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "Prepared", "factorize", "moderate", "prepared_key"]
+__all__ = ["IterativeFactor", "Prepared", "factorize", "matrix_free", "moderate", "prepared_key"]
 
 _BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _MAY = {
