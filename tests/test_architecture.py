@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -315,6 +316,15 @@ def test_public_names_are_documented(name: str) -> None:
     record = inspect.isclass(thing) and not issubclass(thing, (Exception, tuple))
     if record or inspect.isfunction(thing):
         assert ">>>" in doc
+
+
+@pytest.mark.parametrize("field", ["rtol", "atol", "maxiter", "callback"])
+def test_what_the_iterative_methods_share_is_described_alike(field: str) -> None:
+    """Each docstring says it in full, for `help`."""
+    docs = [inspect.getdoc(method) or "" for method in (sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS)]
+    found = [re.findall(rf"^ +{field}: .*?(?=^ +\w+: |^$)", doc, re.MULTILINE | re.DOTALL) for doc in docs]
+    assert found == 5 * [found[0]]
+    assert len(found[0]) == 1
 
 
 # ---- import

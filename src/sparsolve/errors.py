@@ -22,9 +22,9 @@ __all__ = [
 
 
 class SolveError(RuntimeError):
-    """A solve that could not be completed; the base of the three below.
+    """A solve could not be completed; the base of the three below.
 
-    Raised itself when the matrix or the right-hand side holds NaN or Inf.
+    Raised itself for NaN or Inf in `A` or `b`, for a solution beyond the range of its dtype, and for a callable that returns no solution.
     """
 
 
@@ -33,7 +33,7 @@ class SingularMatrixError(SolveError):
 
 
 class NotPositiveDefiniteError(SolveError):
-    """A method that needs a Hermitian positive definite `A` was given another one."""
+    """`Cholesky()` was given a matrix that is not Hermitian positive definite."""
 
 
 class ConvergenceError(SolveError):
@@ -41,11 +41,11 @@ class ConvergenceError(SolveError):
 
 
 class PatternError(ValueError):
-    """The index arrays do not describe a sparse matrix, or are used where they cannot be."""
+    """The index arrays do not describe a sparse matrix, describe one too large for the solvers, or are batched by `vmap`."""
 
 
 class BackendUnavailableError(RuntimeError):
-    """The library that would solve on this device, or by this method, is not installed."""
+    """No backend for this device or method: there is none, or the library that it needs is not installed."""
 
 
 def of_device(error: BaseException) -> bool:

@@ -21,10 +21,10 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """The strategies that suit a matrix, in the order in which they are tried; `str()` tells it in words.
+    """The strategies that suit a matrix, in the order in which they are tried; printed, it says so in words.
 
     Attributes:
-        choices: each with its reason. The first is used; the next where it fails or its solution cannot be believed.
+        choices: each with its reason. The first is used; the next one follows where it fails, or its solution is not accepted.
 
     >>> import torch, sparsolve as sps
     >>> sps.explain(torch.eye(3).to_sparse()).choices[0]
@@ -42,18 +42,18 @@ class Explanation:
 
 
 def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Explanation:
-    """What `solve(A, b, solver)` will do, and why: `A = L U` in which way.
+    """How `solve(A, b, solver)` will factorize `A`, and why.
 
     Args:
         A: one square matrix, `(n, n)`, as `solve` takes it.
         solver: `LU()` by default, or another `LU` or `Cholesky` record.
 
     Returns:
-        The strategies that suit, the one to be used first. What was really used is in `solve_with_info(...).info.strategy`.
+        The strategies that suit, in the order in which they are tried. `solve_with_info(...).info.strategy` is the one that was used.
 
     Raises:
         TypeError: a solver that does not factorize.
-            Inside of a transform or of compiled code, where the matrix has no numbers to be looked at.
+            Also inside a transform or compiled code, where the matrix has no numbers to look at.
         ValueError: a batch of matrices, or one that is not square.
 
     Cost:

@@ -185,7 +185,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def memo_info() -> MemoInfo:
-    """What was made and what was found again since the last `clear_memo()`, and what is held now.
+    """How many factorizations and analyses were made, and how often one was found again, since the last `clear_memo()`; what is held now.
 
     >>> import sparsolve as sps
     >>> sps.clear_memo()
