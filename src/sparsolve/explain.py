@@ -69,6 +69,20 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
     solver = LU() if solver is None else solver
     if not isinstance(solver, (LU, Cholesky)):
         raise TypeError(sentence(f"solver is {kind_of(solver)}; LU() and Cholesky() can be explained."))
+    matrix = _explainable(A)
+    device = matrix.device.type
+    on, module = device_module(device), solver_module(type(solver).__name__, device)
+
+    def look(values: Tensor) -> Explanation:
+        structure = on.structure_of(matrix.pattern.crow, matrix.pattern.col, matrix.shape)
+        return Explanation(module.suitable(structure, on.array(values), solver))
+
+    with torch.no_grad():
+        return on.run(look, (matrix.values,))  # type: ignore[no-any-return]
+
+
+def _explainable(A: SparseMatrix | Tensor) -> SparseMatrix:
+    """One square matrix whose numbers can be read, and that `solve` would take."""
     if isinstance(A, Operator):
         raise TypeError(
             sentence("A is an Operator, which has no entries to factorize, so there is nothing to explain.")
@@ -87,15 +101,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
     if is_wrapped(A.values):
         raise TypeError(_inside())
     plan(A.values, A.pattern, A.values.new_zeros(A.shape[0]), A.shape[0])  # the checks of `solve`
-    device = A.values.device.type
-    on, module = device_module(device), solver_module(type(solver).__name__, device)
-
-    def look(values: Tensor) -> Explanation:
-        structure = on.structure_of(A.pattern.crow, A.pattern.col, A.shape)
-        return Explanation(module.suitable(structure, on.array(values), solver))
-
-    with torch.no_grad():
-        return on.run(look, (A.values,))  # type: ignore[no-any-return]
+    return A
 
 
 def _inside() -> str:
