@@ -29,12 +29,15 @@ _STRONG = 0.99  # share of nonzero diagonal entries
 
 
 class Decomposition(Protocol):
-    """A matrix, decomposed."""
+    """A matrix, decomposed.
+
+    Optional attributes: `columns`, how many right-hand sides are best solved at a time, and `threads`, whether `solve` releases the GIL, so
+    that threads can solve side by side.
+    """
 
     @property
     def nbytes(self) -> int:
-        """Bytes held. Two attributes more, if they are there: `columns`, how many right-hand sides it likes to be given at a time, and
-        `threads`, whether it lets go of the interpreter, so that threads can work beside each other."""
+        """Bytes held."""
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """`A⁻¹ b`, `A⁻ᵀ b` (`"T"`) or `A⁻ᴴ b` (`"H"`), a new array, for `b` `(n,)` or `(n, k)`; `b` is left alone."""
@@ -46,7 +49,7 @@ class Matrix:
     Attributes:
         structure: the analysis of its pattern, without duplicates; `structure.found` is there for what strategies find out.
         values: its entries as given, read-only.
-        pinned: whether the user chose the backend: then what is possible suits, whether it pays or not.
+        pinned: whether the user chose the backend; then whatever is possible suits, whether it pays or not.
     """
 
     def __init__(self, structure: Structure, values: Any, pinned: bool = False) -> None:
