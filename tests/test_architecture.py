@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -251,6 +252,21 @@ def test_private_names_of_torch_stay_in_one_file(name: str) -> None:
         assert private(name) == PRIVATE.get(name, set())
 
 
+def taken(name: str) -> set[str]:
+    """The names of a file that other files import."""
+    found = {d.removeprefix("sparsolve.") for other in FILES for d in imports(other) if d.startswith("sparsolve.")}
+    return {d.rpartition(".")[2] for d in found if d != name and _file(d) == name}
+
+
+@each_file
+def test_all_names_what_other_files_import(name: str) -> None:
+    assigned = [
+        n.value for n in TREES[name].body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+    ]
+    listed = {n for value in assigned for n in ast.literal_eval(value)}
+    assert taken(name) - listed <= {"__version__", "_SOLVERS"}  # the second for the list of what solves what
+
+
 # ---- size and manner
 
 
@@ -300,6 +316,15 @@ def test_public_names_are_documented(name: str) -> None:
     record = inspect.isclass(thing) and not issubclass(thing, (Exception, tuple))
     if record or inspect.isfunction(thing):
         assert ">>>" in doc
+
+
+@pytest.mark.parametrize("field", ["rtol", "atol", "maxiter", "callback"])
+def test_what_the_iterative_methods_share_is_described_alike(field: str) -> None:
+    """Each docstring says it in full, for `help`."""
+    docs = [inspect.getdoc(method) or "" for method in (sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS)]
+    found = [re.findall(rf"^ +{field}: .*?(?=^ +\w+: |^$)", doc, re.MULTILINE | re.DOTALL) for doc in docs]
+    assert found == 5 * [found[0]]
+    assert len(found[0]) == 1
 
 
 # ---- import

@@ -471,6 +471,14 @@ def test_a_guess_so_large_that_rounding_hides_the_residual(method: str, size: fl
     assert np.linalg.norm(L @ x.numpy() - b) <= 1.001e-5 * np.linalg.norm(b)
 
 
+@NAMED
+def test_a_guess_that_overflows_in_the_units_of_the_system(method: str) -> None:
+    """They are those of x, about 1e-300: in these the guess is Inf, and its residual NaN."""
+    D, b = dense("positive", torch.float64), torch.randn(N, dtype=torch.float64)
+    x = sps.sparse_solve_c4t(sparse(1e200 * D), 1e-100 * b, method, tol=1e-10, x0=np.full(N, 1e10))
+    close(1e300 * x.detach(), torch.linalg.inv(D) @ b, 1e-7)
+
+
 @pytest.mark.parametrize(("method", "gap"), [("minres", 0.0), ("gmres", 1e-12)])
 def test_a_residual_that_rounding_alone_explains_is_not_convergence(method: str, gap: float) -> None:
     """x was of size 1e15 and 1e12, and `‖b − A x‖` 0.7 and 3e-4."""

@@ -17,6 +17,7 @@ import torch
 
 import sparsolve as sps
 from sparsolve import registration
+from test_architecture import FILES, own
 
 ROOT = Path(__file__).parent.parent
 PAGES = {p.relative_to(ROOT).as_posix(): p for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
@@ -140,12 +141,21 @@ def test_no_other_names_are_promised() -> None:
         assert used <= set(sps.__all__), f"{page}: {sorted(used - set(sps.__all__))}"
 
 
-def test_every_source_file_has_its_line() -> None:
-    """In the table of layers."""
-    source = ROOT / "src" / "sparsolve"
-    files = {p.relative_to(source).as_posix() for p in source.rglob("*.py")}
-    page = read("docs/architecture.md")
-    assert not [f for f in files if f"`{f}`" not in page and f"`{Path(f).name}`" not in page]
+def layers() -> dict[str, int]:
+    """The row of each source file in the table of layers; after `backends/first.py` a row's other names are in that folder too."""
+    found = {}
+    for row, line in enumerate(re.findall(r"^\| (`.*?\.py`) \|", read("docs/architecture.md"), re.MULTILINE)):
+        names = [name.removesuffix(".py").replace("/", ".") for name in re.findall(r"`(.*?)`", line)]
+        folder = "backends." if names[0].startswith("backends.") else ""
+        found |= {name if name.startswith(folder) else folder + name: row for name in names}
+    return found
+
+
+def test_the_table_of_layers() -> None:
+    """Every source file is in it, and imports from rows above its own or from its own."""
+    row = layers()
+    assert set(row) == set(FILES)
+    assert not [(name, other) for name in FILES for other in own(name) if row[other] > row[name]]
 
 
 def test_private_names_are_listed() -> None:

@@ -285,6 +285,16 @@ def test_ilu_of_a_singular_matrix(A: Any) -> None:
         prepared(ILU(drop_tol=0), A)
 
 
+@pytest.mark.parametrize("stored", [False, True], ids=["by its pattern", "by its zeros"])
+def test_ilu_of_a_structurally_singular_matrix(stored: bool) -> None:
+    """SuperLU is not asked: where it finds no number to divide by, it may write outside its memory."""
+    row, col, v = [0, 0, 0, 1, 2], [0, 1, 2, 0, 0], [1.0, 2, 3, 4, 5]
+    zeros = ([1, 2], [1, 2], [0.0, 0]) if stored else ([], [], [])
+    A = entries(row + zeros[0], col + zeros[1], v + zeros[2], 3)
+    with pytest.raises(SingularMatrixError, match=r"ILU has no pivot to choose\..*structural rank is 2 of 3"):
+        prepared(ILU(), A)
+
+
 def test_ilu_of_a_pivot_whose_reciprocal_overflows() -> None:
     with pytest.raises(SingularMatrixError, match="ILU found a factor that overflows"):
         prepared(ILU(), entries([0, 1], [0, 1], [1e-310, 1.0], 2))

@@ -35,12 +35,14 @@ def sparse_solve_c4t(
             other side iterates), both of its own memory; on CUDA they are CuPy's.
         transpose_solve: the same for the transposed (complex: adjoint) system, which it is given; by default as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
-            in double, before x is rounded to its dtype; `tol` is `rtol`. Below 5e-13 ‖b‖ a residual that is rounding error will do.
-            atol is in B's units, for `A x = B`; derivatives are relative to their own size.
+            in double, before x is rounded to its dtype; `tol` is another name of `rtol`. Where that is below 5e-13 ‖b‖, a residual
+            that is rounding error is accepted. atol is in B's units, for `A x = B`; derivatives are relative to their own size.
         maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
-        M: array, sparse matrix, LinearOperator or tensor near A⁻¹; transposed, cgs and gmres use its adjoint if it has one.
-        x0, callback: a first guess (zero is the next, where rounding hides the residual of a very large one); what is called with x after each step (gmres: with the relative preconditioned residual).
-            Both belong to `A x = B` alone: no solve of a derivative sees them.
+        M: an approximation of A⁻¹: array, sparse matrix, LinearOperator or tensor. For the transposed system cgs and gmres use its
+            adjoint, if it has one.
+        x0: a first guess. Where one is so large that rounding hides its residual, the method starts again from zero.
+        callback: called with x after each step (gmres: with the relative preconditioned residual). The solves of derivatives use
+            neither x0 nor callback.
         **kwargs: a callable gets all of them; for the transposed system all but x0, callback and M, for other derivatives
             all but x0 and callback. Direct methods ignore the names above.
 
@@ -49,7 +51,8 @@ def sparse_solve_c4t(
 
     Raises:
         ConvergenceError: an iterative method ended before the inequality held, here or in a derivative.
-        SingularMatrixError, SolveError: A is singular; NaN or Inf, or an x beyond the range of its dtype.
+        SingularMatrixError: A is singular, for a direct method.
+        SolveError: NaN or Inf, or an x beyond the range of its dtype.
         TypeError: layouts, dtypes, or keyword arguments that no chosen method knows.
         ValueError: shapes, names, tolerances; several columns with an iterative method.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backends.named import METHODS
 from .compressed import dense_dimensions
-from .errors import sentence
+from .errors import kind_of, sentence
 from .operands import require_dtype
 from .solvers import Solver
 
@@ -35,7 +35,7 @@ def require_known(name: str, selection: Selection) -> None:
     if record or not (selection is None or isinstance(selection, str) or callable(selection)):
         raise TypeError(
             sentence(
-                f"{name} is {f'the class {selection.__name__}' if isinstance(selection, type) else f'a {type(selection).__name__}'}.",
+                f"{name} is {kind_of(selection)}.",
                 "Solver records such as LU() belong to sparsolve.solve.",
                 f"Use None, one of {', '.join(map(repr, known))}, or a callable (A, b, **kwargs) -> x.",
             )
@@ -45,10 +45,9 @@ def require_known(name: str, selection: Selection) -> None:
 def require_matrix(A: Tensor) -> None:
     """One square COO or CSR tensor."""
     if not isinstance(A, Tensor) or A.layout not in (torch.sparse_coo, torch.sparse_csr):
-        what = f"a {A.layout} tensor" if isinstance(A, Tensor) else f"a {type(A).__name__}"
         raise TypeError(
             sentence(
-                f"A is {what}; a sparse COO or CSR tensor is needed.",
+                f"A is {kind_of(A)}; a sparse COO or CSR tensor is needed.",
                 "A dense tensor, a SparseMatrix or a SciPy matrix, perhaps.",
                 "Use A.to_sparse_csr(), sparsolve.c2t_csr(A), or sparsolve.solve(A, B), which takes a SparseMatrix.",
             )
@@ -68,9 +67,8 @@ def require_matrix(A: Tensor) -> None:
 def require_rhs(A: Tensor, B: Tensor, solve: Selection, transpose_solve: Selection) -> None:
     """A vector or columns that fit A, and one column only for an iterative method."""
     if not isinstance(B, Tensor) or B.layout is not torch.strided:
-        what = f"a {B.layout} tensor" if isinstance(B, Tensor) else f"a {type(B).__name__}"
         raise TypeError(
-            sentence(f"B is {what}; a dense tensor is needed.", remedy="Use torch.as_tensor(B), or B.to_dense().")
+            sentence(f"B is {kind_of(B)}; a dense tensor is needed.", remedy="Use torch.as_tensor(B), or B.to_dense().")
         )
     require_dtype("B", B)
     n = A.shape[0]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .coordinates import coordinates, no_tangent, of_coo, refused
-from .errors import sentence
+from .errors import kind_of, sentence
 from .pattern import Pattern
 from .registration import is_wrapped, outside_transforms
 
@@ -25,10 +25,9 @@ def require_sparse(T: Tensor) -> None:
     """Refuse what is not one 2-D sparse COO, CSR or CSC tensor."""
     layouts = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
     if not isinstance(T, Tensor) or T.layout not in layouts:
-        what = f"a {T.layout} tensor" if isinstance(T, Tensor) else f"a {type(T).__name__}"
         raise TypeError(
             sentence(
-                f"A is {what}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
+                f"A is {kind_of(T)}; a sparse COO, CSR or CSC tensor, or a SparseMatrix, is needed.",
                 remedy=_instead(T),
             )
         )

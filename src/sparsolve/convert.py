@@ -43,8 +43,8 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     Any other is copied as it is. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_csr` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
-            and int32 indices, the tensor's own if they are that and canonical; bool, float and complex dtypes.
+        T: `(m, n)` `torch.sparse_csr` tensor, of any dtype that NumPy has. A CUDA tensor (bool, float32, float64 or complex) becomes a CuPy
+            matrix with a copy of the values and int32 indices; these are shared where the tensor's own are int32 and canonical.
 
     Returns:
         `(m, n)` matrix of the same dtype and (SciPy) index dtype: SciPy's own constructor would turn int64 into int32.
@@ -84,8 +84,8 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     a UserWarning. A tensor that requires a gradient is detached.
 
     Args:
-        T: `(m, n)` `torch.sparse_coo` tensor, of any dtype that NumPy has. For one on CUDA the result is a CuPy matrix, with values of its own
-            and int32 indices; bool, float and complex dtypes.
+        T: `(m, n)` `torch.sparse_coo` tensor, of any dtype that NumPy has. A CUDA tensor (bool, float32, float64 or complex) becomes a CuPy
+            matrix with a copy of the values and int32 indices.
 
     Returns:
         `(m, n)` matrix of the same dtype, with int64 indices as the tensor has them (SciPy).
@@ -134,9 +134,9 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
 def c2t_csr(M: Any) -> Tensor:
     """The CSR tensor of a SciPy CSR matrix.
 
-    The tensor has its own memory, since SciPy may rewrite a writable array in place (`eliminate_zeros` moves values and
-    indices) where nothing can stop it. The exception is a matrix that `t2c_csr` made: its arrays are read-only and belong to a tensor
-    already, and are shared with that tensor. Unsorted columns are sorted and duplicates added up.
+    The tensor has its own memory, since SciPy may rewrite a writable array in place (`eliminate_zeros` moves values and indices), and
+    nothing can stop it. The exception is a matrix that `t2c_csr` made: its arrays are read-only and belong to a tensor already, so the
+    result shares them with that tensor. Unsorted columns are sorted and duplicates added up.
 
     Args:
         M: `(m, n)` `csr_matrix` or `csr_array` of SciPy or CuPy, of any dtype that torch has.

@@ -6,6 +6,7 @@ Every message says the fact, then the likely cause, then the remedy, then the nu
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 __all__ = [
     "BackendUnavailableError",
@@ -14,15 +15,16 @@ __all__ = [
     "PatternError",
     "SingularMatrixError",
     "SolveError",
+    "kind_of",
     "of_device",
     "sentence",
 ]
 
 
 class SolveError(RuntimeError):
-    """A solve that could not be completed; the base of the three below.
+    """A solve could not be completed; the base of the three below.
 
-    Raised itself when the matrix or the right-hand side holds NaN or Inf.
+    Raised itself for NaN or Inf in `A` or `b`, for a solution beyond the range of its dtype, and for a callable that returns no solution.
     """
 
 
@@ -31,7 +33,7 @@ class SingularMatrixError(SolveError):
 
 
 class NotPositiveDefiniteError(SolveError):
-    """A method that needs a Hermitian positive definite `A` was given another one."""
+    """`Cholesky()` was given a matrix that is not Hermitian positive definite."""
 
 
 class ConvergenceError(SolveError):
@@ -39,17 +41,24 @@ class ConvergenceError(SolveError):
 
 
 class PatternError(ValueError):
-    """The index arrays do not describe a sparse matrix, or are used where they cannot be."""
+    """The index arrays do not describe a sparse matrix, describe one too large for the solvers, or are batched by `vmap`."""
 
 
 class BackendUnavailableError(RuntimeError):
-    """The library that would solve on this device, or by this method, is not installed."""
+    """No backend for this device or method: there is none, or the library that it needs is not installed."""
 
 
 def of_device(error: BaseException) -> bool:
     """Whether CUDA or one of its libraries says so, of this call or of earlier work: then the arguments at hand are not the cause."""
     told = isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
     return told or "cupy" in type(error).__module__.partition(".")[0]
+
+
+def kind_of(thing: object) -> str:
+    """What was given in place of something else, as a sentence names it: `a torch.strided tensor`, `the class LU`, `a list`."""
+    if isinstance(thing, Tensor):
+        return f"a {thing.layout} tensor"
+    return f"the class {thing.__name__}" if isinstance(thing, type) else f"a {type(thing).__name__}"
 
 
 def sentence(fact: str, cause: str = "", remedy: str = "", **numbers: object) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .backends import device_module, solver_module
-from .errors import sentence
+from .errors import kind_of, sentence
 from .matrix import SparseMatrix
 from .operands import plan, require_length, require_pattern
 from .operators import Operator
@@ -21,10 +21,10 @@ __all__ = ["Explanation", "explain"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """The strategies that suit a matrix, in the order in which they are tried; `str()` tells it in words.
+    """The strategies that suit a matrix, in the order in which they are tried; printed, it says so in words.
 
     Attributes:
-        choices: each with its reason. The first is used; the next where it fails or its solution cannot be believed.
+        choices: each with its reason. The first is used; the next one follows where it fails, or its solution is not accepted.
 
     >>> import torch, sparsolve as sps
     >>> sps.explain(torch.eye(3).to_sparse()).choices[0]
@@ -42,18 +42,18 @@ class Explanation:
 
 
 def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Explanation:
-    """What `solve(A, b, solver)` will do, and why: `A = L U` in which way.
+    """How `solve(A, b, solver)` will factorize `A`, and why.
 
     Args:
         A: one square matrix, `(n, n)`, as `solve` takes it.
         solver: `LU()` by default, or another `LU` or `Cholesky` record.
 
     Returns:
-        The strategies that suit, the one to be used first. What was really used is in `solve_with_info(...).info.strategy`.
+        The strategies that suit, in the order in which they are tried. `solve_with_info(...).info.strategy` is the one that was used.
 
     Raises:
         TypeError: a solver that does not factorize.
-            Inside of a transform or of compiled code, where the matrix has no numbers to be looked at.
+            Also inside a transform or compiled code, where the matrix has no numbers to look at.
         ValueError: a batch of matrices, or one that is not square.
 
     Cost:
@@ -68,8 +68,21 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         raise TypeError(_inside())
     solver = LU() if solver is None else solver
     if not isinstance(solver, (LU, Cholesky)):
-        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
-        raise TypeError(sentence(f"solver is {what}; LU() and Cholesky() can be explained."))
+        raise TypeError(sentence(f"solver is {kind_of(solver)}; LU() and Cholesky() can be explained."))
+    matrix = _explainable(A)
+    device = matrix.device.type
+    on, module = device_module(device), solver_module(type(solver).__name__, device)
+
+    def look(values: Tensor) -> Explanation:
+        structure = on.structure_of(matrix.pattern.crow, matrix.pattern.col, matrix.shape)
+        return Explanation(module.suitable(structure, on.array(values), solver))
+
+    with torch.no_grad():
+        return on.run(look, (matrix.values,))  # type: ignore[no-any-return]
+
+
+def _explainable(A: SparseMatrix | Tensor) -> SparseMatrix:
+    """One square matrix whose numbers can be read, and that `solve` would take."""
     if isinstance(A, Operator):
         raise TypeError(
             sentence("A is an Operator, which has no entries to factorize, so there is nothing to explain.")
@@ -88,15 +101,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
     if is_wrapped(A.values):
         raise TypeError(_inside())
     plan(A.values, A.pattern, A.values.new_zeros(A.shape[0]), A.shape[0])  # the checks of `solve`
-    device = A.values.device.type
-    on, module = device_module(device), solver_module(type(solver).__name__, device)
-
-    def look(values: Tensor) -> Explanation:
-        structure = on.structure_of(A.pattern.crow, A.pattern.col, A.shape)
-        return Explanation(module.suitable(structure, on.array(values), solver))
-
-    with torch.no_grad():
-        return on.run(look, (A.values,))  # type: ignore[no-any-return]
+    return A
 
 
 def _inside() -> str:

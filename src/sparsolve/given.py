@@ -19,7 +19,7 @@ from .operands import require_dtype, require_length
 from .pattern import Pattern, check_entries, check_form
 from .preconditioner_records import PreconditionerRecord
 from .registration import outside_transforms
-from .solvers import LU, Function, Solver
+from .solvers import LU, Cholesky, Solver
 from .tickets import Constant
 
 __all__ = ["ApproximateInverse", "Factored", "Numbers", "is_hermitian"]
@@ -111,17 +111,17 @@ def is_hermitian(A: Any) -> bool:
 
 @dataclass(frozen=True)
 class ApproximateInverse(PreconditionerRecord):
-    """`M⁻¹` itself: a matrix to multiply with, or a callable `r -> M⁻¹ r`; a solver takes either as it is, too.
+    """`M⁻¹` itself: a matrix to multiply by, or a callable `r -> M⁻¹ r`. `preconditioner=` takes either without this record, too.
 
-    A matrix is multiplied with (`M⁻¹ r`, and `M⁻ᴴ r` in an adjoint solve). `CG` and `MINRES` check that it is Hermitian. A callable
-    gets a NumPy (CuPy) array that it must not write to, and returns one of its shape. That it is linear, and for `CG` and `MINRES`
-    Hermitian positive definite, is for you to know; a wrong one costs iterations, or a `ConvergenceError`, never a wrong x.
+    A matrix is applied as `M⁻¹ r`, and as `M⁻ᴴ r` in an adjoint solve; `CG` and `MINRES` check that it is Hermitian. A callable gets a
+    NumPy array that it must not write to, and returns one of the same shape. It must be linear, and Hermitian positive definite for
+    `CG` and `MINRES`. That is not checked, but a wrong one costs iterations or a `ConvergenceError`, never a wrong x.
 
     Args:
         inverse: a `SparseMatrix` `(n, n)`, or a callable.
         adjoint: for a callable, `r -> M⁻ᴴ r`: `GMRES`, `BiCGStab` and `CGS` need it in gradients and in solves with `adjoint=True`.
-            Give the same callable where `M` is Hermitian; `CG` and `MINRES` take it to be so.
-        block: a callable gets all columns at once, `(n, k)`, instead of one at a time, `(n,)`.
+            Give the same callable where `M` is Hermitian; `CG` and `MINRES` take that for granted.
+        block: call a callable with all columns at once, `(n, k)`, instead of one at a time, `(n,)`.
 
     Raises:
         TypeError: neither of the two. `SolveError` in a solve where a callable returns another shape or no numbers.
@@ -170,7 +170,7 @@ class Factored(PreconditionerRecord):
     A single-precision `A_old` is factorized and applied in single precision, at half the memory.
 
     Args:
-        matrix: a `SparseMatrix` `(n, n)`; Hermitian positive definite for `CG` and `MINRES`, which check the former.
+        matrix: a `SparseMatrix` `(n, n)`; Hermitian positive definite for `CG` and `MINRES`, which check that it is Hermitian.
         solver: a direct solver; `LU()` by default.
 
     Raises:
@@ -188,16 +188,11 @@ class Factored(PreconditionerRecord):
     """
 
     matrix: Any
-    solver: Solver = LU()  # noqa: RUF009 (frozen)
+    solver: LU | Cholesky = LU()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
-        solver = self.solver
-        if (
-            not isinstance(solver, Solver)
-            or isinstance(solver, (PreconditionerRecord, Function))
-            or hasattr(solver, "rtol")
-        ):
-            raise TypeError(sentence(f"Factored got solver={solver!r}; it takes a direct solver such as LU()."))
+        if not isinstance(self.solver, (LU, Cholesky)):
+            raise TypeError(sentence(f"Factored got solver={self.solver!r}; it takes a direct solver such as LU()."))
         if not isinstance(self.matrix, Numbers):
             object.__setattr__(self, "matrix", Numbers("Factored", self.matrix))
 

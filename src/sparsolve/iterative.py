@@ -19,11 +19,11 @@ __all__ = ["CG", "CGS", "GMRES", "MINRES", "BiCGStab", "Iterative"]
 class Iterative(Solver):
     """Base of the records below, which say what each argument means; not a method itself.
 
-    Each column of `b` is solved until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`, with the true residual: it is computed once more
-    before x is returned, and if the method's own residual was too small by then, the method starts again from x.
-    The adjoint and tangent solves of a derivative use the same method with the adjoint of the preconditioner, and without the callback.
-    Their right-hand sides may be of any size and unit, so `atol`, which is in the units of `b`, does not apply to them: they are solved to
-    `rtol`, and to its default where that is 0.
+    Each column of `b` is solved until `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)` holds for the true residual. That is computed before x is
+    returned; where it is still too large, because rounding made the method's own residual too small, the method starts again from x.
+    The adjoint and tangent solves of a derivative use the same method, the preconditioner or its adjoint, and no callback. Their
+    right-hand sides may be of any size and unit, so `atol`, which is in the units of `b`, does not apply to them: they are solved to
+    `rtol`, or to its default where that is 0.
 
     Attributes:
         hermitian: of the class, no field: whether A must be Hermitian, and the preconditioner too.
@@ -108,19 +108,19 @@ class CG(Iterative):
 
     Args:
         rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
-        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
-        maxiter: most steps of each column; None is `10 n`.
+        atol: absolute tolerance, in the units of `b`; the solves of a derivative ignore it.
+        maxiter: the most steps that each column may take; None is `10 n`.
         preconditioner: an approximation of `A⁻¹`, Hermitian positive definite: `Jacobi()`, `BlockJacobi()`, `SymmetricGaussSeidel()`,
             `AMG()`, `Factored(A_old)`, or a `SparseMatrix` or callable that is one.
-        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
-            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+        callback: called after each step as `callback(i, residual)`, with the number of the step, from 1, and an array `(k,)`: the
+            `‖b − A x‖₂` of each column, as the recursion has it. An exception ends the solve. Records that differ in it alone are equal.
 
     Raises:
         ValueError, TypeError: of the record, for an argument that makes no sense, or a preconditioner that is not Hermitian.
         ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
 
     Cost:
-        A step: one product with A, one application of the preconditioner. Memory: ten vectors for each column at work.
+        A step: one product with A, one application of the preconditioner. Memory: ten vectors for each column that is still iterated.
 
     Source: Hestenes and Stiefel, J. Res. Nat. Bur. Standards 49, 1952; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed.,
     algorithms 6.18 and 9.1.
@@ -139,19 +139,19 @@ class MINRES(Iterative):
 
     Args:
         rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
-        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
-        maxiter: most steps of each column; None is `10 n`.
+        atol: absolute tolerance, in the units of `b`; the solves of a derivative ignore it.
+        maxiter: the most steps that each column may take; None is `10 n`.
         preconditioner: an approximation of `A⁻¹`, Hermitian positive definite: `Jacobi()`, `BlockJacobi()`, `SymmetricGaussSeidel()`,
             `AMG()`, `Factored(A_old)`, or a `SparseMatrix` or callable that is one.
-        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
-            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+        callback: called after each step as `callback(i, residual)`, with the number of the step, from 1, and an array `(k,)`: the
+            `‖b − A x‖₂` of each column, as the recursion has it. An exception ends the solve. Records that differ in it alone are equal.
 
     Raises:
         ValueError, TypeError: of the record, for an argument that makes no sense, or a preconditioner that is not Hermitian.
         ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
 
     Cost:
-        A step: one product with A, one application of the preconditioner. Memory: 13 vectors for each column at work.
+        A step: one product with A, one application of the preconditioner. Memory: 13 vectors for each column that is still iterated.
 
     Source: Paige and Saunders, SIAM J. Numer. Anal. 12, 1975, section 6.
 
@@ -170,13 +170,13 @@ class GMRES(Iterative):
 
     Args:
         rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
-        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
-        maxiter: most steps of each column; None is `10 n`.
+        atol: absolute tolerance, in the units of `b`; the solves of a derivative ignore it.
+        maxiter: the most steps that each column may take; None is `10 n`.
         preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
             `ApproximateInverse` takes it. It is applied from the right.
-        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
-            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
-        restart: steps before it starts again, at least 1.
+        callback: called after each step as `callback(i, residual)`, with the number of the step, from 1, and an array `(k,)`: the
+            `‖b − A x‖₂` of each column, as the recursion has it. An exception ends the solve. Records that differ in it alone are equal.
+        restart: steps after which it starts again, at least 1.
 
     Raises:
         ValueError, TypeError: of the record, for an argument that makes no sense.
@@ -184,7 +184,7 @@ class GMRES(Iterative):
 
     Cost:
         A step: one product with A, one application of the preconditioner, and 4 j inner products and updates in step j since the last
-        start. Memory: `restart + 12` vectors for each column at work.
+        start. Memory: `restart + 12` vectors for each column that is still iterated.
 
     Source: Saad and Schultz, SIAM J. Sci. Stat. Comput. 7, 1986; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithms
     6.9 and 9.5.
@@ -207,19 +207,19 @@ class BiCGStab(Iterative):
 
     Args:
         rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
-        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
-        maxiter: most steps of each column; None is `10 n`.
+        atol: absolute tolerance, in the units of `b`; the solves of a derivative ignore it.
+        maxiter: the most steps that each column may take; None is `10 n`.
         preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
             `ApproximateInverse` takes it. It is applied from the right.
-        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
-            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+        callback: called after each step as `callback(i, residual)`, with the number of the step, from 1, and an array `(k,)`: the
+            `‖b − A x‖₂` of each column, as the recursion has it. An exception ends the solve. Records that differ in it alone are equal.
 
     Raises:
         ValueError, TypeError: of the record, for an argument that makes no sense.
         ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
 
     Cost:
-        A step: two products with A, two applications of the preconditioner. Memory: 13 vectors for each column at work.
+        A step: two products with A, two applications of the preconditioner. Memory: 13 vectors for each column that is still iterated.
 
     Source: van der Vorst, SIAM J. Sci. Stat. Comput. 13, 1992; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 7.7.
 
@@ -235,19 +235,19 @@ class CGS(Iterative):
 
     Args:
         rtol: relative tolerance; None is `eps ** (2/3)`: 4e-11 in double, 2e-5 in single precision.
-        atol: absolute tolerance, in the units of `b`; derivatives leave it out.
-        maxiter: most steps of each column; None is `10 n`.
+        atol: absolute tolerance, in the units of `b`; the solves of a derivative ignore it.
+        maxiter: the most steps that each column may take; None is `10 n`.
         preconditioner: an approximation of `A⁻¹`: `ILU()` or any other record, or a `SparseMatrix` or callable that is one, as
             `ApproximateInverse` takes it. It is applied from the right.
-        callback: called after each step as `callback(i, residual)`: its number, from 1, and the `‖b − A x‖₂` of the columns `(k,)`, an array,
-            as the recursion has them. What it raises ends the solve. Records that differ in it alone are equal.
+        callback: called after each step as `callback(i, residual)`, with the number of the step, from 1, and an array `(k,)`: the
+            `‖b − A x‖₂` of each column, as the recursion has it. An exception ends the solve. Records that differ in it alone are equal.
 
     Raises:
         ValueError, TypeError: of the record, for an argument that makes no sense.
         ConvergenceError: of a solve that stops before `‖b − A x‖₂ <= max(rtol ‖b‖₂, atol)`.
 
     Cost:
-        A step: two products with A, two applications of the preconditioner. Memory: 14 vectors for each column at work.
+        A step: two products with A, two applications of the preconditioner. Memory: 14 vectors for each column that is still iterated.
 
     Source: Sonneveld, SIAM J. Sci. Stat. Comput. 10, 1989; Saad, Iterative Methods for Sparse Linear Systems, 2nd ed., algorithm 7.6.
 

@@ -57,7 +57,7 @@ class Columns:
     def __init__(self, A: Any, M: Callable[[Any], Any] | None, r: Any, target: Any, left: Any) -> None:
         self.xp = xp = namespace(r)
         self.A, self.M, self.r = A, M, r
-        self.k = self._all = r.shape[1]
+        self.k = r.shape[1]
         self.eps, self._real = float(xp.finfo(r.dtype).eps), r.dtype.kind == "f"
         self.target2, self.left = target**2, left
         self._least, self.most = int(left.min()), int(left.max())

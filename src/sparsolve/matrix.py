@@ -19,14 +19,14 @@ from .errors import PatternError
 from .operands import plan, require_pattern
 from .pattern import Pattern, unchecked
 
-__all__ = ["SparseMatrix"]
+__all__ = ["SparseMatrix", "multiply"]
 
 
 class SparseMatrix(Arithmetic):
     """`values` at the entries of `pattern`; one matrix, or a batch that shares the pattern.
 
     It is a pytree node (torch's and optree's), so it goes through `grad`, `vmap` and `torch.compile` as an argument.
-    In `in_dims` a number stands in place of the values: `SparseMatrix(0, pattern)`. Building one checks nothing.
+    In `in_dims` a number stands in place of the values: `SparseMatrix(0, pattern)`. Making one checks nothing; `solve` and `matmul` do.
 
     Args:
         values: `(*batch, nnz)`, float32, float64, complex64 or complex128.
@@ -45,7 +45,7 @@ class SparseMatrix(Arithmetic):
 
     @classmethod
     def from_torch(cls, T: Tensor) -> SparseMatrix:
-        """The values and pattern of a COO (coalesced or not), CSR or CSC tensor, differentiably.
+        """The matrix of a COO (coalesced or not), CSR or CSC tensor, differentiably.
 
         A COO tensor is coalesced first. Index tensors of a CSR tensor are shared, not copied.
 
@@ -53,7 +53,7 @@ class SparseMatrix(Arithmetic):
             T: a 2-D sparse tensor.
 
         Raises:
-            PatternError: an entry of an uncoalesced or CSC tensor is outside of the matrix. All else is checked by the first solve.
+            PatternError: an entry of an uncoalesced or CSC tensor is outside the matrix. The first solve checks everything else.
             TypeError: another layout, or dense or batch dimensions.
 
         >>> import torch, sparsolve as sps
@@ -77,10 +77,11 @@ class SparseMatrix(Arithmetic):
     def from_coo(cls, values: Tensor, row: Tensor, col: Tensor, shape: tuple[int, int]) -> SparseMatrix:
         """The matrix with `values[..., e]` at `(row[e], col[e])`, in any order, duplicates kept, differentiably.
 
-        It sorts. A loop over values calls `Pattern.from_coo` once instead, and puts each in its order.
+        Each call sorts the entries. In a loop over values, call `Pattern.from_coo` once and put the values in the order that it returns.
 
         Args:
-            values: `(*batch, nnz)`; row, col, shape: as for `Pattern.from_coo`, which raises what is wrong with them.
+            values: `(*batch, nnz)`.
+            row, col, shape: as for `Pattern.from_coo`, with its errors.
 
         >>> import torch, sparsolve as sps
         >>> row, col = torch.tensor([1, 0, 1]), torch.tensor([1, 0, 1])
@@ -91,7 +92,7 @@ class SparseMatrix(Arithmetic):
 
     @classmethod
     def from_scipy(cls, M: Any) -> SparseMatrix:
-        """The values and pattern of a SciPy matrix of any format (on CUDA: of CuPy's), in memory of their own; its index dtype is kept.
+        """A copy of a SciPy (CuPy) matrix of any format; its index dtype is kept.
 
         Args:
             M: `(rows, columns)`. Duplicates are added up.
@@ -184,7 +185,7 @@ class SparseMatrix(Arithmetic):
         return SparseMatrix(self.values.clone(), self.pattern)
 
     def requires_grad_(self, requires_grad: bool = True) -> SparseMatrix:
-        """This matrix, whose values are to have a gradient: it comes to `A.values.grad`."""
+        """This matrix, after `values.requires_grad_()`: `backward` puts the gradient in `A.values.grad`."""
         self.values.requires_grad_(requires_grad)
         return self
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .backends import device_module, solver_module
-from .errors import SolveError, sentence
+from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
 from .operators import Operator, form_of, probe, product
@@ -71,10 +71,9 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
 
 def _require_iterative(solver: Any) -> None:
     if not isinstance(solver, Iterative):
-        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
             sentence(
-                f"solver is {what}; A is an Operator, which has no entries to factorize, so the record of an iterative method is needed.",
+                f"solver is {kind_of(solver)}; A is an Operator, which has no entries to factorize, so the record of an iterative method is needed.",
                 remedy="Use CG(), MINRES(), GMRES(), BiCGStab() or CGS().",
             )
         )

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from .array_key import Key, key_of
 from .retention import Entry, Retention, Source
 
-__all__ = ["Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
+__all__ = ["ANALYSES", "FACTORS", "Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
 
 T = TypeVar("T")
 _OVERHEAD = 1 << 13  # bytes of an entry's objects, whatever their arrays
@@ -185,7 +185,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def memo_info() -> MemoInfo:
-    """What was made and what was found again since the last `clear_memo()`, and what is held now.
+    """How many factorizations and analyses were made, and how often one was found again, since the last `clear_memo()`; what is held now.
 
     >>> import sparsolve as sps
     >>> sps.clear_memo()

@@ -25,14 +25,15 @@ class Operator:
     gradients come in the form of `params`, and in `in_dims` numbers stand in their place, `Operator(function, 0)`.
 
     Args:
-        function: `(params, x) -> A x` with torch functions, for one vector x `(n,)`, of the same shape; linear in x, and
-            all that it is differentiated by is in params. Several columns come through `torch.vmap` of it. Keep it the same object
-            from call to call.
+        function: `(params, x) -> A x` by torch functions, for one vector x `(n,)`, with a result of the same shape; linear in x, and
+            whatever it is to be differentiated with respect to is in params. It is called under `torch.vmap` for several columns.
+            Define it once, not anew for each call.
         params: a pytree of float or complex tensors, on one device.
 
     Raises:
-        TypeError: in a solve, where params are something else, or the function uses a tensor with a derivative that is not in params.
-        ValueError: in a solve, where the function's result has another shape than x.
+        TypeError: in a solve, where params are something else, or the function uses a tensor that derivatives or vmap follow, and that is
+            not in params.
+        ValueError: in a solve, where the function's result is not of the shape of x.
 
     Cost:
         Nothing by itself. Each step of a solve calls the function once for each product; an adjoint product is its `torch.func.vjp`.

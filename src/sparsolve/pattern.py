@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .errors import PatternError, of_device, sentence
+from .errors import PatternError, kind_of, of_device, sentence
 
-__all__ = ["Pattern"]
+__all__ = ["Pattern", "check_entries", "check_form", "check_places", "pointers", "unchecked"]
 
 _INDEX_DTYPES = (torch.int32, torch.int64)
 
@@ -19,8 +19,8 @@ _INDEX_DTYPES = (torch.int32, torch.int64)
 class Pattern:
     """Compressed sparse row indices: row `i` stores the entries `crow[i]:crow[i + 1]`, in columns `col[...]`.
 
-    A pattern is constant under every transform. Entries may be in any order within a row, and several may share a place (they add up);
-    the gradient with respect to the values then has one number for each. The index tensors are used, not copied: do not write into them.
+    A pattern is constant under every transform. Entries may be in any order within a row. Several may share a place: they add up, and
+    the gradient with respect to the values has one number for each. The index tensors are used, not copied: do not write into them.
 
     Args:
         crow: `(rows + 1,)` int32 or int64, not decreasing, from 0 to `nnz`.
@@ -31,7 +31,7 @@ class Pattern:
         PatternError: the arrays do not describe a matrix; the message names the first wrong entry.
 
     Cost:
-        One pass over the indices, on their device. Inside `torch.compile` the checks move into the first solve.
+        One pass over the indices, on their device. Inside `torch.compile` the first solve does the checks.
 
     >>> import torch, sparsolve as sps
     >>> pattern = sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), (2, 2))
@@ -51,9 +51,9 @@ class Pattern:
 
     @classmethod
     def from_coo(cls, row: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[Pattern, Tensor]:
-        """The pattern of entries `(row[e], col[e])`, duplicates kept, and the order its values go in.
+        """The pattern of entries `(row[e], col[e])`, duplicates kept, and the order that their values have on it.
 
-        Finite-element assembly is the use: `SparseMatrix(element_values[..., order], pattern)`.
+        For finite-element assembly: `SparseMatrix(element_values[..., order], pattern)`.
 
         Args:
             row: `(nnz,)` int32 or int64, each in `[0, rows)`.
@@ -110,7 +110,7 @@ class Pattern:
             raise
 
     def adjoint(self) -> tuple[Pattern, Tensor]:
-        """The pattern of `Aᴴ`, and the order its values go in; made anew by each call, in the context (transform, device) of that call.
+        """The pattern of `Aᴴ`, and the order that the values of `A` have on it; made anew by each call, within the transforms active there.
 
         >>> import torch, sparsolve as sps
         >>> pattern = sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0]), (2, 2))
@@ -214,9 +214,8 @@ def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
         raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
     for name, t in named.items():
         if not isinstance(t, Tensor) or t.layout is not torch.strided:
-            what = f"a {t.layout} tensor" if isinstance(t, Tensor) else f"a {type(t).__name__}"
             remedy = "Use .to_dense()." if isinstance(t, Tensor) else "Wrap it in torch.as_tensor."
-            raise PatternError(sentence(f"{name} is {what}, not a torch.Tensor of indices.", remedy=remedy))
+            raise PatternError(sentence(f"{name} is {kind_of(t)}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:
             fact = f"{name} is {t.dtype}; indices are torch.int32 or torch.int64."
             raise PatternError(sentence(fact, remedy=f"Use {name}.to(torch.int64)."))

@@ -58,7 +58,7 @@ class BlockJacobi(PreconditionerRecord):
     For several unknowns at each point (displacements, species), numbered point by point. The blocks are inverted
     densely: `n * size` numbers are kept. Each block must be nonsingular.
 
-    Attributes:
+    Args:
         size: rows of a block, at least 1; the last block is smaller where `size` does not divide `n`.
 
     Raises:
@@ -90,12 +90,12 @@ class BlockJacobi(PreconditionerRecord):
 class ILU(PreconditionerRecord):
     """Incomplete LU with threshold: `M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, where `P A Q ≈ L̃ Ũ`; for `GMRES`, `BiCGStab` and `CGS`.
 
-    The strongest for general matrices. Its rows are pivoted, so zeros on the diagonal do no harm, but `M⁻¹` is not Hermitian even
+    The strongest of these for general matrices. It pivots, so zeros on the diagonal do no harm, but `M⁻¹` is not Hermitian even
     where `A` is: not for `CG` or `MINRES`.
 
-    Attributes:
-        drop_tol: entries smaller than `drop_tol` times their column's largest are dropped, from 0 (none) to 1; no unit.
-        fill_factor: at most this many times the entries of `A` are kept, at least 1; no unit.
+    Args:
+        drop_tol: entries smaller than `drop_tol` times their column's largest are dropped, from 0 (none are) to 1.
+        fill_factor: at most this many times the entries of `A` are kept, at least 1.
 
     Raises:
         ValueError: a number out of its range. `SingularMatrixError` in a solve, where no pivot is left or a factor overflows.
@@ -156,8 +156,8 @@ class AMG(PreconditionerRecord):
     middle being the next level. For `CG` on elliptic problems (diffusion, elasticity): iterations that hardly grow with `n`.
     Not for waves (Helmholtz). Needs pyamg: `pip install 'sparsolve[amg]'`.
 
-    Attributes:
-        method: `"smoothed_aggregation"` (real or complex) or `"ruge_stuben"` (real only; for M-matrices the better one).
+    Args:
+        method: `"smoothed_aggregation"` (real or complex) or `"ruge_stuben"` (real only; the better one for M-matrices).
 
     Raises:
         ValueError: another method. In a solve: `BackendUnavailableError` without pyamg; `SolveError` for a zero on the diagonal, or where `A`

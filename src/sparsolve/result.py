@@ -27,7 +27,7 @@ class Status(IntEnum):
 
 
 class Strategy(IntEnum):
-    """What a solve was done with; `Info.strategy` holds these as integers, and `explain(A)` says why.
+    """The algorithm of a direct solve; `Info.strategy` holds these as integers, and `explain(A)` says why.
 
     >>> import sparsolve as sps
     >>> sps.Strategy.BANDED.name
@@ -57,15 +57,15 @@ class Strategy(IntEnum):
 
 
 class Info(NamedTuple):
-    """One number per column of `b`, as tensors, so that it goes through `vmap` and `torch.compile`.
+    """How each column of `b` was solved: one number per column, as tensors, so that it goes through `vmap` and `torch.compile`.
 
-    Printed, it has names for one column's numbers; `Status(int(status)).name` is such a name.
+    For a single column it prints names in place of numbers; `Status(int(status)).name` is such a name.
 
     Attributes:
-        status: integers of `Status`, shape of `b` without its row dimension.
-        iterations: iterations used, 0 for a direct method, same shape.
-        residual: `‖b − A x‖₂ / ‖b‖₂` (0 where `b = 0` and `x = 0`), same shape, float64.
-        strategy: integers of `Strategy`, what a direct solver did, same shape.
+        status: integers of `Status`, of the shape of `b` without its row dimension.
+        iterations: steps taken, 0 for a direct method; same shape.
+        residual: `‖b − A x‖₂ / ‖b‖₂` (0 where `b = 0` and `x = 0`); same shape, float64.
+        strategy: integers of `Strategy`, the algorithm of a direct solver; same shape.
 
     >>> import torch, sparsolve as sps
     >>> info = sps.solve_with_info(torch.eye(2).to_sparse(), torch.ones(2)).info
@@ -112,7 +112,7 @@ def _name(names: type[IntEnum], t: Tensor) -> str:
 
 
 class Solution(NamedTuple):
-    """`x` and how it was found; for a pytree `b` both are pytrees of `b`'s structure."""
+    """`x` and how it was found; for a pytree `b`, both are pytrees of its structure."""
 
     x: Any
     info: Any

@@ -9,7 +9,7 @@ import optree
 from torch import Tensor
 
 from . import calculus, matrix_free
-from .errors import sentence
+from .errors import kind_of, sentence
 from .matrix import SparseMatrix, multiply
 from .operands import guess, plan
 from .operators import Operator, apply
@@ -34,33 +34,35 @@ def solve(
     """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
 
     Args:
-        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, a sparse COO or CSR tensor, or an `Operator`. float32, float64, complex64
-            or complex128.
+        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, a sparse COO, CSR or CSC tensor, or an `Operator`; float32, float64,
+            complex64 or complex128.
         b: `(n,)`, `(n, k)` or `(*batch, n, k)` (a vector only if exactly 1-D), or a pytree of such tensors.
-        solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy (on CUDA: CuPy) matrix of the
-            system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
+        solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x`. The callable gets the SciPy (on CUDA: CuPy) matrix of the
+            system to be solved: `A`, or `Aᴴ` for the adjoint system, which every gradient needs.
         adjoint: solve with `Aᴴ`.
-        x0: where an iterative method starts, of the shape and structure of `b`; zero by default. It has no derivatives, and the solves of a
-            derivative start from zero. Direct solvers do not look at it.
+        x0: where an iterative method starts, of the shape and structure of `b`; zero by default. It has no derivatives, and the solves
+            of a derivative start from zero. Direct solvers ignore it.
 
     Returns:
-        x: shape and structure of `b` (batch dimensions broadcast), `torch.result_type` of `A` and `b`, on their device, contiguous.
+        x: shape and structure of `b` (batch dimensions broadcast), `torch.promote_types` of `A` and `b`, on their device, contiguous.
 
     Raises:
         SingularMatrixError: `A` is singular, exactly or to working precision.
+        NotPositiveDefiniteError: `A` is not Hermitian positive definite, with `Cholesky()`.
         ConvergenceError: an iterative method ended before `‖b − A x‖ <= max(rtol ‖b‖, atol)`, here or in a derivative.
-        SolveError: NaN or Inf in `A` or `b`.
+        SolveError: NaN or Inf in `A` or `b`, or a solution beyond the range of its dtype.
+        BackendUnavailableError: no backend for the device, or a library that is not installed.
         PatternError: indices that do not describe a matrix.
         TypeError, ValueError: dtypes, layouts, shapes or devices that do not fit.
 
     Transforms:
-        `grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian`, `vmap`, `linearize`, nested, and `torch.compile(fullgraph=True)`. Derivatives are
-        with respect to `A`'s values (or the sparse tensor: the gradient is sparse, on `A`'s pattern) and `b`. With `λ = A⁻ᴴ x̄`: `b̄ = λ`, `Ā = −λ xᴴ` on the
-        pattern (Giles, 2008, section 2.3).
+        `grad`, `vjp`, `jvp`, `jacrev`, `jacfwd`, `hessian`, `vmap`, `linearize`, nested, and `torch.compile(fullgraph=True)`. Derivatives
+        are with respect to `b` and to `A`'s values; for a sparse tensor the gradient is sparse, on `A`'s pattern. With `λ = A⁻ᴴ x̄` they are
+        `b̄ = λ` and `Ā = −λ xᴴ` on the pattern (Giles, 2008, section 2.3).
 
     Cost:
         One factorization for each different `A`, shared with all derivatives, the adjoint and later calls; then one
-        pair of triangular solves and one sparse product for each column, once more for each derivative.
+        pair of triangular solves and one sparse product for each column, and again for each derivative.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]]).to_sparse().requires_grad_()
@@ -83,13 +85,16 @@ def solve_with_info(
     adjoint: bool = False,
     x0: Any = None,
 ) -> Solution:
-    """`solve`, and how it went: a failed solve is a status instead of an error, and its x is NaN, or where an iteration stopped.
+    """`solve`, with a report on each column: a failed solve is a status instead of an error.
+
+    Where a solve failed, x is NaN, or the best that an iterative method found.
 
     Args:
         A, b, solver, adjoint, x0: as for `solve`.
 
     Returns:
-        `Solution(x, Info(status, iterations, residual, strategy))`; for a pytree `b`, `x` and `info` are pytrees of its structure. `info` has no derivatives.
+        `Solution(x, Info(status, iterations, residual, strategy))`; for a pytree `b`, `x` and `info` are pytrees of its structure.
+        `info` has no derivatives.
 
     Raises:
         PatternError, TypeError, ValueError: as for `solve`. A failure inside a derivative is always an error.
@@ -119,7 +124,7 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False
         adjoint: multiply by `Aᴴ`.
 
     Returns:
-        `(m,)`, `(m, k)` or `(*batch, m, k)` (`n` for the adjoint), `torch.result_type` of both, contiguous.
+        `(m,)`, `(m, k)` or `(*batch, m, k)` (`n` for the adjoint), `torch.promote_types` of both, contiguous.
 
     Raises:
         PatternError, TypeError, ValueError: as for `solve`.
@@ -215,10 +220,9 @@ def _key(solver: Any, b: Tensor) -> str:
             )
         )
     if not callable(solver) or (isinstance(solver, type) and issubclass(solver, Solver)):
-        what = f"the class {solver.__name__}" if isinstance(solver, type) else f"a {type(solver).__name__}"
         raise TypeError(
             sentence(
-                f"solver is {what}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.",
+                f"solver is {kind_of(solver)}; a record such as sparsolve.LU(), or a callable (matrix, rhs) -> x, is needed.",
                 remedy=_record(solver),
             )
         )

@@ -19,8 +19,10 @@ from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
 __all__ = [
+    "BACKENDS",
     "LU",
     "Cholesky",
+    "Function",
     "Solver",
     "asked",
     "callable_key",
@@ -34,9 +36,8 @@ __all__ = [
 
 _ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
-
-
-_BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")  # as in backends/strategy.py
+# of direct solvers on the CPU, those first that are to be tried first; each is a module in backends/
+BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
 _RECORDS: dict[str, type[Solver]] = {}
 
 
@@ -62,9 +63,8 @@ class Solver:
 def _written(value: Any) -> str:
     """A field of a record in its key."""
     if isinstance(value, (int, float)):
-        (value,) = frozenset(
-            [value]
-        )  # a number that changes between calls is a symbol in Dynamo; here it becomes one again, guarded
+        # a number that changes between calls is a symbol in Dynamo; in a frozenset it is a number again, guarded
+        (value,) = frozenset([value])
     if isinstance(value, Solver):
         return value.key
     return ticket(value) if callable(value) or isinstance(value, Constant) else repr(value)
@@ -94,29 +94,30 @@ def whole(value: Any) -> int | None:
 
 @dataclass(frozen=True, kw_only=True)
 class LU(Solver):
-    """Direct solve by LU: `P A Q = L U`, for any square nonsingular `A`.
+    """Direct solve by LU, `P A Q = L U`, for any square nonsingular `A`.
 
-    How, is chosen by the matrix: nothing to eliminate (diagonal, or triangular in some order), LAPACK for a narrow band, else
-    SuperLU, with an ordering by the diagonal, or a faster library that is installed; `explain(A)` says what and why. One factorization serves `A x = b` and `Aᴴ x = b`,
-    every right-hand side, and all derivatives. Of each solution the
-    backward error `|b − A x| / (‖A‖ ‖x‖)` is checked row by row, with the norm of each row (Higham, Accuracy and Stability of Numerical
-    Algorithms, 2nd ed., sections 7.1 and 7.2), so that no equation's scale matters; where it is large the solution is refined, where
-    that does not help the next way is taken, and `SingularMatrixError` is raised after the last.
+    The matrix decides how: a diagonal one needs no elimination, nor does one that is triangular in some order; LAPACK takes a narrow
+    band or a small matrix; SuperLU, or a faster library that is installed, all others. `explain(A)` says which, and why. One
+    factorization serves `A x = b` and `Aᴴ x = b`, every right-hand side, and all derivatives.
+
+    Each solution is checked row by row: its backward error is `|b − A x| / (‖A‖ ‖x‖)` with the norm of each row (Higham, Accuracy and
+    Stability of Numerical Algorithms, 2nd ed., sections 7.1 and 7.2), so that no equation's scale matters. Where it is large the solution
+    is refined; where that does not help, the next way is taken, and `SingularMatrixError` is raised after the last.
 
     Args:
-        backend: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where they are installed, `"klu"`, `"pardiso"`, `"metis"` or
-            `"cholmod"` (Hermitian positive definite A), to have that one only, whether it pays or not; by default the first that suits.
-            On CUDA `"cudss"`, where it is installed, and `"superlu"`.
+        backend: the only library to use, whether it pays or not: `"entries"` (diagonal and triangular), `"lapack"`, `"superlu"`, or, where
+            they are installed, `"klu"`, `"pardiso"`, `"metis"` or `"cholmod"` (Hermitian positive definite `A`). On CUDA `"superlu"`, or
+            `"cudss"` where it is installed. By default the first that suits.
         factor_dtype: `torch.float32` factorizes a float64 (complex128) matrix in float32 (complex64), which halves the memory, and refines
-            every solution to full accuracy; `ConvergenceError` where A is too ill-conditioned for that.
+            every solution to full accuracy; `ConvergenceError` where `A` is too ill-conditioned for that. On the CPU only.
 
     Raises:
-        TypeError, ValueError: a backend without such a name, or another `factor_dtype`.
+        TypeError, ValueError: a `backend` that is not one of these names, or another `factor_dtype`.
             In a solve: `SingularMatrixError`; `SolveError` for NaN or Inf; `BackendUnavailableError` for a backend that is not installed.
 
     Cost:
         One factorization of each `A`, found again by all later solves; a pair of triangular solves and a product for each column.
-        On a pattern that has been factorized before, the ordering is found again, too.
+        On a pattern that has been factorized before, the ordering is found again too.
 
     >>> import torch, sparsolve as sps
     >>> sps.LU()
@@ -138,17 +139,17 @@ class LU(Solver):
 
 @dataclass(frozen=True, kw_only=True)
 class Cholesky(Solver):
-    """Direct solve by a Cholesky factorization: `P A Pᴴ = L Lᴴ` or `L D Lᴴ`, for a Hermitian positive definite `A`.
+    """Direct solve by Cholesky, `P A Pᴴ = L Lᴴ` or `L D Lᴴ`, for a Hermitian positive definite `A`.
 
-    LAPACK for a narrow band; else SuperLU with pivots from the diagonal, all of which must be positive (Sylvester's law of inertia; Golub and Van Loan,
-    Matrix Computations, 4th ed., section 8.1.5). Solutions are checked and refined as those of `LU`, and so are costs: this is `LU` for those
-    who want an indefinite matrix to be an error, `NotPositiveDefiniteError`. `A` must be Hermitian exactly.
+    It is `LU` for those who want any other matrix to be an error, `NotPositiveDefiniteError`; `A` must be exactly Hermitian. Solutions are
+    checked and refined as by `LU`. SuperLU takes its pivots from the diagonal here, and all of them must be positive (Sylvester's law of
+    inertia; Golub and Van Loan, Matrix Computations, 4th ed., section 8.1.5).
 
     Args:
         backend: `"lapack"`, `"superlu"`, or, where they are installed, `"pardiso"` or `"cholmod"`; on CUDA as for `LU`.
 
     Raises:
-        TypeError, ValueError: a backend without such a name.
+        TypeError, ValueError: a `backend` that is not a name of `LU`'s.
             In a solve: `NotPositiveDefiniteError` where `A` is not Hermitian, or not positive definite; else as `LU`.
 
     Cost:
@@ -171,9 +172,9 @@ def _require_name(record: str, backend: Any) -> None:
         raise TypeError(
             sentence(f"{record}(backend={backend!r}): one name is needed, or None for the best that suits.")
         )
-    if backend not in (None, "cudss", *_BACKENDS):
+    if backend not in (None, "cudss", *BACKENDS):
         raise ValueError(
-            sentence(f"There is no direct backend {backend!r}; there are {', '.join(_BACKENDS)}, and on CUDA cudss.")
+            sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}, and on CUDA cudss.")
         )
 
 

@@ -1,4 +1,4 @@
-"""Independent pieces of work on as many threads as torch may use; SciPy's solvers let go of the interpreter while they work."""
+"""Independent pieces of work on as many threads as torch may use; SciPy's solvers release the GIL while they work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SETTINGS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def blas_has_threads() -> bool:
-    """Whether SciPy's BLAS may start threads of its own, which then compete for the cores with ours: so it does unless the environment says 1."""
+    """Whether SciPy's BLAS may start threads of its own, which then compete with ours for the cores: it does unless the environment says 1."""
     return next((os.environ[name] for name in _SETTINGS if name in os.environ), "") != "1"
 
 

@@ -76,31 +76,43 @@ def ticket(thing: Any) -> str:
 
 
 def _entered(thing: Any) -> str:
-    """Enter it in the table; the least recently used callable leaves it, never one of the last 1024."""
-    global _issued
+    """The ticket of a thing, which is in its table from now on."""
+    _require_hashable(thing)
     with _lock:
-        names: Any = _NAMES if isinstance(thing, Constant) else _TICKETS
-        name: str | None = names.get(_hashable(thing))
-        if name is not None and isinstance(thing, Constant):
-            first = _CONSTANTS.get(name)
-            thing.first = None if first is thing else first
-            name = None if first is None else name
-        if name is None:
-            _issued += 1
-            name = names[thing] = f"function:{_process}:{_issued}"
-            if isinstance(thing, Constant):
-                _CONSTANTS[name] = thing
-            else:
-                _THINGS[name] = thing
-                while len(_THINGS) > _MOST:  # `restore` may have entered several
-                    _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
-        if name in _THINGS:
-            _THINGS.move_to_end(name)
-        return name
+        return _of_constant(thing) if isinstance(thing, Constant) else _of_callable(thing)
 
 
-def _hashable(thing: Any) -> Any:
-    """The object, or why it cannot be in the table."""
+def _of_constant(thing: Constant) -> str:
+    """That of an equal one which is still alive, and which the thing keeps alive from now on; or a new one."""
+    name = _NAMES.get(thing)
+    first = None if name is None else _CONSTANTS.get(name)
+    thing.first = None if first is thing else first
+    if name is None or first is None:
+        name = _NAMES[thing] = _new()
+        _CONSTANTS[name] = thing
+    return name
+
+
+def _of_callable(thing: Any) -> str:
+    """That of an equal one, or a new one; the least recently used callable leaves the table, never one of the last 1024."""
+    name = _TICKETS.get(thing)
+    if name is None:
+        name = _TICKETS[thing] = _new()
+        _THINGS[name] = thing
+        while len(_THINGS) > _MOST:  # `restore` may have entered several
+            _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
+    _THINGS.move_to_end(name)
+    return name
+
+
+def _new() -> str:
+    global _issued
+    _issued += 1
+    return f"function:{_process}:{_issued}"
+
+
+def _require_hashable(thing: Any) -> None:
+    """Refuse what cannot be in a table."""
     try:
         hash(thing)
     except TypeError as error:
@@ -111,7 +123,6 @@ def _hashable(thing: Any) -> Any:
                 "Use dataclass(eq=False) or frozen=True, or __hash__ = object.__hash__.",
             )
         ) from error
-    return thing
 
 
 _constant: Callable[[Any], str] = torch.compiler.assume_constant_result(_entered)

@@ -1,8 +1,9 @@
 """Who solves what: one table, one module for each row, imported when first needed.
 
 A device row names the module that moves tensors in and out, analyses patterns and multiplies. A solver row names the
-module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there; `remembered(make)` is `make(values)`,
-or what it returned before for this pattern, these values and this solver, or, as `remembered(make, key)`, for what key says of the solver. A new backend is one row and one module.
+module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there. `remembered(make)` is `make(values)`,
+or what that returned before for this pattern, these values and this solver; `remembered(make, key)` takes key in place of the solver's
+own, where less than the whole record matters. A new backend is one row and one module.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from ..errors import sentence
-from .cupy_runtime import give_back
+from .cupy_runtime import cuda_major, give_back
 from .decomposition import DecompositionError
 
 __all__ = [
@@ -142,12 +142,7 @@ def value_type(dtype: Any) -> int:
 
 
 def _remedy() -> str:
-    return f'pip install "sparsolve[cudss{_cuda()}]" installs it.'
-
-
-def _cuda() -> str:
-    """The major version of torch's CUDA."""
-    return "13" if (torch.version.cuda or "12").startswith("13") else "12"
+    return f'pip install "sparsolve[cudss{cuda_major()}]" installs it.'
 
 
 _open = ctypes.CDLL
@@ -193,7 +188,7 @@ def prepared(found: Any) -> str | None:
 def _places() -> Iterator[str]:
     """Where cuDSS may be: the wheel for torch's CUDA, then CUDSS_DIR, conda's environment, and what the system's loader knows."""
     try:
-        files = metadata.files(f"nvidia-cudss-cu{_cuda()}") or []
+        files = metadata.files(f"nvidia-cudss-cu{cuda_major()}") or []
     except metadata.PackageNotFoundError:
         files = []
     recorded = (Path(str(f.locate())).resolve() for f in files if _is_library(f.name))

@@ -39,17 +39,17 @@ __all__ = [
 ]
 
 
-def run(body: Callable[..., Any], tensors: tuple[Any, ...]) -> Any:
-    """`body(*tensors)` on their device; once more without what the memo holds, where memory was not enough."""
-    device = tensors[0].device
+def run(body: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """`body(*args)` on the device of the first, a tensor; once more without what the memo holds, where memory was not enough."""
+    device = args[0].device
     try:
         with here(device):
-            return body(*tensors)
+            return body(*args)
     except torch.OutOfMemoryError:
         pass  # and its traceback goes, with the memory of the first try
     give_back()
     with here(device):
-        return body(*tensors)
+        return body(*args)
 
 
 def empty(shape: tuple[int, ...], like: Any) -> Any:

@@ -22,8 +22,6 @@ from .named import SPARSE, ByName, System
 
 __all__ = ["solution"]
 
-_RESTART = 20  # SciPy's default
-
 
 def solution(how: ByName, A: Any, b: Any) -> Any:
     """x for one `(n,)` right-hand side, a CuPy array in double precision."""
@@ -46,9 +44,8 @@ def solution(how: ByName, A: Any, b: Any) -> Any:
 
 def _iterated(how: ByName, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> KrylovResult:
     """From x, with what is left of maxiter after so many steps."""
-    n = len(x)
-    restart = min(how.restart or _RESTART, n)
-    most = (10 * n if how.maxiter is None else how.maxiter) * (restart if how.method == "gmres" else 1)
+    n, cycle = len(x), how.cycle(len(x))
+    most = (10 * n if how.maxiter is None else how.maxiter) * cycle
     return iterate(
         how.method,
         Product(system.A),
@@ -58,7 +55,7 @@ def _iterated(how: ByName, system: System, x: Any, steps: int, M: Any, told: dic
         maxiter=max(0, most - steps),
         M=M,
         x0=x[:, None],
-        restart=restart,
+        restart=cycle,
         **told,
     )
 

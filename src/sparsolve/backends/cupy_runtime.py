@@ -25,8 +25,8 @@ __all__ = [
     "Here",
     "aligned",
     "array",
+    "cuda_major",
     "cupy",
-    "extra",
     "give_back",
     "here",
     "new",
@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 
-def extra() -> str:
-    """The extra of this package that fits torch's version of CUDA."""
-    return "cuda13" if (torch.version.cuda or "12").startswith("13") else "cuda12"
+def cuda_major() -> str:
+    """The major version of torch's CUDA, as extras of this package and NVIDIA's wheels have it in their names."""
+    return "13" if (torch.version.cuda or "12").startswith("13") else "12"
 
 
 @cache
@@ -55,7 +55,7 @@ def _loaded() -> Any:
 def problem() -> str | None:
     """Why CUDA tensors cannot be solved here, with the remedy; None if they can."""
     cp = _loaded()
-    line = f'pip install "sparsolve[{extra()}]"'
+    line = f'pip install "sparsolve[cuda{cuda_major()}]"'
     if isinstance(cp, ModuleNotFoundError):
         return sentence("CUDA tensors are solved through CuPy, and it is not installed.", remedy=f"Install it: {line}.")
     if isinstance(cp, Exception):

@@ -51,7 +51,8 @@ def _ordering(matrix: Matrix) -> Ordering | None:
 def _triangular_order(matrix: Matrix) -> Ordering | None:
     """The order as it stands; or rows whose other unknowns are all known by then, level by level, as substitution would find them.
 
-    (Davis, Direct Methods for Sparse Linear Systems, section 3.2.) Deep matrices in another order go to SuperLU, where they fill in as little.
+    (Davis, Direct Methods for Sparse Linear Systems, section 3.2.) Each row is ready once, so that where all n unknowns are found, each was
+    found by one row. Deep matrices in another order go to SuperLU, where they fill in as little.
     """
     structure, n = matrix.structure, matrix.structure.shape[0]
     if 0 in structure.band:
@@ -64,7 +65,7 @@ def _triangular_order(matrix: Matrix) -> Ordering | None:
         count, place = (pattern @ np.stack([unknown, unknown * places], axis=1)).T
         ready = np.flatnonzero(count == 1)  # a row that is done has none left
         found = place[ready].astype(np.int64) - 1
-        if len(ready) == 0 or len(np.unique(found)) < len(ready):
+        if len(ready) == 0:
             return None
         rows.append(ready)
         columns.append(found)

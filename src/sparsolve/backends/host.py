@@ -15,9 +15,11 @@ from ..pattern import check_entries, check_form
 from .structure import Structure
 
 __all__ = [
+    "Product",
     "Structure",
     "array",
     "empty",
+    "gathered",
     "matrix",
     "multiply",
     "quiet",

@@ -22,7 +22,7 @@ from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
 
-__all__ = ["IterativeFactor", "Prepared", "factorize", "moderate", "prepared_key"]
+__all__ = ["IterativeFactor", "Prepared", "factorize", "matrix_free", "moderate", "prepared_key"]
 
 _BLOCKED = (ILU, SymmetricGaussSeidel, BlockJacobi, Factored)  # read their factors once for all columns
 _MAY = {
@@ -61,8 +61,15 @@ def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int
 
 
 class Prepared(NamedTuple):
-    """What does not depend on the method: products with `A / scale` and with its adjoint (keys False and True), the preconditioner of A,
-    and whether A has entries, so that a direct solver is an advice."""
+    """What does not depend on the method.
+
+    Attributes:
+        A: products with `A / scale` (False) and with its adjoint (True).
+        M: the preconditioner of A.
+        nbytes: of both.
+        scale: a power of two.
+        entries: whether A has entries, so that errors may advise a direct solver.
+    """
 
     A: dict[bool, Any]
     M: Preconditioner | None

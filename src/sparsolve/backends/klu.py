@@ -29,9 +29,8 @@ __all__ = ["CANDIDATES", "Analysis", "KLUDecomposition", "decompose", "missing"]
 
 _REMEDY = 'pip install "sparsolve[klu]" installs it.'
 _LEAST = 500  # unknowns
-_MOST_WORK = (
-    25.0  # operations for each entry of the factors: KLU was 3 times faster than SuperLU at 20, half as fast at 30
-)
+# operations for each entry of the factors: KLU was 3 times faster than SuperLU at 20, half as fast at 30
+_MOST_WORK = 25.0
 _GROWTH = 1e-4  # reciprocal pivot growth below which pivots are chosen anew; KLU's own threshold for a pivot is 1e-3
 _FAILURES = {
     1: "KLU met a zero pivot.",

@@ -25,6 +25,7 @@ _REMEDY = 'pip install "sparsolve[mkl]" installs it.'
 _SEQUENTIAL, _GNU, _TBB = 1, 3, 4  # MKL's numbers of its threading layers
 _LP64 = 0  # integers of 32 bits
 _PARTS = ("core", "intel_lp64", "sequential")
+_PROCESS = os.getpid()
 
 
 def missing() -> str | None:
@@ -61,9 +62,6 @@ def pardiso(
             arrays[0], *numbers[:5], *arrays[1:4], None, numbers[5], arrays[4], numbers[6], *arrays[5:], ctypes.byref(error)
         )  # fmt: skip
     return error.value
-
-
-_PROCESS = os.getpid()
 
 
 @contextmanager

@@ -19,12 +19,13 @@ from ..errors import ConvergenceError, sentence
 from ..krylov_columns import exponent, namespace, norm, shifted
 from .diagnosis import not_finite, overflow
 
-__all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System"]
+__all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System", "length"]
 
 METHODS = ("cg", "cgs", "minres", "gmres")
-OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # x0 and callback of the call that is under way  # noqa: B039
+# of the call under way: x0 and callback for methods by name, and "given", both as they came, for callables
+OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # noqa: B039
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
-_RTOL = 1e-5  # SciPy's default
+_RTOL, _RESTART = 1e-5, 20  # SciPy's defaults
 _EPS = float(np.finfo(np.float64).eps)
 _SENSIBLE = 1000.0  # `‖ |A| |x| ‖ / ‖b‖` up to which rounding alone excuses a residual
 _CAUSES = {
@@ -88,6 +89,10 @@ class ByName:
         with np.errstate(all="ignore"):  # NaN and Inf end in errors of our own
             return import_module(f".{module}", __package__).solution(self, A, b)
 
+    def cycle(self, n: int) -> int:
+        """Steps that `maxiter` counts as one, for n unknowns."""
+        return min(self.restart or _RESTART, n) if self.method == "gmres" else 1
+
     def own(self) -> dict[str, Any]:
         """x0 and callback, where they are meant for this solve."""
         return {} if self.transposed or self.derivative else OWN.get()
@@ -109,7 +114,7 @@ class System:
         self._exponent, self._of_A = exponent(b), exponent(A.data)
         A.data = shifted(A.data, -self._of_A)
         self.A, self.b, self.unit = A, shifted(b, -self._exponent), 2.0**self._exponent
-        self.size = _norm(self.b)
+        self.size = length(self.b)
         relative = how.transposed or how.derivative
         atol = 0.0 if relative else float(shifted(np.float64(how.atol), -self._exponent))
         rtol = (how.rtol or min(how.atol, _RTOL)) if relative else how.rtol
@@ -125,7 +130,7 @@ class System:
         if x0 is None or self.size == 0:
             return zero
         x = shifted(x0.astype(self.b.dtype), self._of_A - self._exponent)
-        return x if math.isfinite(_norm(self.b - self.A @ x)) else zero
+        return x if math.isfinite(length(self.b - self.A @ x)) else zero
 
     def preconditioner(self, M: Any) -> Any:
         """An operator near the inverse of the user's A as one near the inverse of this A."""
@@ -151,7 +156,7 @@ class System:
 
     def rounding(self, x: Any) -> float:
         """The rounding errors of evaluating the residual of x."""
-        return 2 * _EPS * _norm(abs(self.A) @ abs(x) + abs(self.b))
+        return 2 * _EPS * length(abs(self.A) @ abs(x) + abs(self.b))
 
     def failure(self, x: Any, residual: float, steps: int) -> ConvergenceError:
         """The error for a solve that ended before its residual was small."""
@@ -167,5 +172,6 @@ class System:
         return ConvergenceError(sentence(fact, cause, remedy, method=how.method, **numbers, n=len(self.b)))
 
 
-def _norm(a: Any) -> float:
+def length(a: Any) -> float:
+    """`‖a‖₂` of a vector, without overflow or underflow."""
     return float(norm(a.reshape(-1, 1))[0])

@@ -16,9 +16,9 @@ import scipy.sparse.linalg as sla
 from torch import Tensor
 
 from ..convert import t2c_csr
-from ..krylov_columns import norm, power_of_two
+from ..krylov_columns import power_of_two
 from .host import array
-from .named import SPARSE, ByName, System
+from .named import SPARSE, ByName, System, length
 
 __all__ = ["solution"]
 
@@ -59,7 +59,7 @@ class _Run:
     def _descend(self) -> float:
         """Corrections until the true residual is small enough, or does not fall any more; its norm."""
         r = self.b - self.A @ self.x
-        size, harder, info = _norm(r), 1.0, 0
+        size, harder, info = length(r), 1.0, 0
         most = _MOST * (1e-4 if self.how.method == "minres" else 1.0)
         for _ in range(_RUNS):
             if size <= self.bound * (1 + 1e-6) or info > 0 or self._left() == 0:
@@ -68,7 +68,7 @@ class _Run:
             x, before = self.x, size
             info = self._correct(r, size, min(target, 0.5))
             r = self.b - self.A @ self.x
-            size = _norm(r)
+            size = length(r)
             if not size < before:
                 self.x, size = x, before
                 break
@@ -79,8 +79,7 @@ class _Run:
         """What is left of maxiter."""
         if self.how.maxiter is None:
             return None
-        cycle = min(self.how.restart or 20, len(self.b)) if self.how.method == "gmres" else 1
-        return max(0, self.how.maxiter - -(-self.steps // cycle))
+        return max(0, self.how.maxiter - -(-self.steps // self.how.cycle(len(self.b))))
 
     def _correct(self, r: Any, size: float, target: float) -> int:
         """One run of SciPy's method for `A d = r`; returns its info."""
@@ -103,10 +102,6 @@ class _Run:
             self.callback(state * (size / self.system.size))
         elif self.callback is not None:
             self.callback(self.system.x(self.x + scale * state))
-
-
-def _norm(a: Any) -> float:
-    return float(norm(a[:, None])[0])
 
 
 def _preconditioner(how: ByName, b: Any) -> Any:

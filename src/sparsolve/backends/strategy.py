@@ -1,8 +1,8 @@
 """What a direct solver may do with a matrix: the strategies, in the order in which they are tried.
 
-Each module of the table lists its strategies with what they suit and how they decompose. The first that suits is taken; the
+Each module of `solvers.BACKENDS` lists its strategies with what they suit and how they decompose. The first that suits is taken; the
 next follows where it fails or its solutions cannot be believed. The last one is LU with partial pivoting, which decides.
-A new one is a row here, a name in `result.Strategy` and a module.
+A new one is a name there, another in `result.Strategy`, and a module.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
+from ..solvers import BACKENDS
 from .decomposition import Kind
 from .host import Structure, gathered
 from .matching import structural_rank
@@ -24,17 +25,19 @@ from .ordering import Ordering
 
 __all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
 
-BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
 _STRONG = 0.99  # share of nonzero diagonal entries
 
 
 class Decomposition(Protocol):
-    """A matrix, decomposed."""
+    """A matrix, decomposed.
+
+    Optional attributes: `columns`, how many right-hand sides are best solved at a time, and `threads`, whether `solve` releases the GIL, so
+    that threads can solve side by side.
+    """
 
     @property
     def nbytes(self) -> int:
-        """Bytes held. Two attributes more, if they are there: `columns`, how many right-hand sides it likes to be given at a time, and
-        `threads`, whether it lets go of the interpreter, so that threads can work beside each other."""
+        """Bytes held."""
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """`A⁻¹ b`, `A⁻ᵀ b` (`"T"`) or `A⁻ᴴ b` (`"H"`), a new array, for `b` `(n,)` or `(n, k)`; `b` is left alone."""
@@ -46,7 +49,7 @@ class Matrix:
     Attributes:
         structure: the analysis of its pattern, without duplicates; `structure.found` is there for what strategies find out.
         values: its entries as given, read-only.
-        pinned: whether the user chose the backend: then what is possible suits, whether it pays or not.
+        pinned: whether the user chose the backend; then whatever is possible suits, whether it pays or not.
     """
 
     def __init__(self, structure: Structure, values: Any, pinned: bool = False) -> None:
@@ -177,8 +180,6 @@ def _modules(backend: str | None) -> tuple[ModuleType, ...]:
                 "cuDSS solves CUDA tensors, and A and b are on the CPU.", remedy="Leave backend out, or move A and b."
             )
         )
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(sentence(f"There is no direct backend {backend!r}; there are {', '.join(BACKENDS)}."))
     found = []
     for name in BACKENDS if backend is None else (backend,):
         module = import_module(f".{name}", __package__)

@@ -19,16 +19,10 @@ from .strategy import Candidate, Matrix
 
 __all__ = ["CANDIDATES"]
 
-_SYMMETRIC = {
-    "permc_spec": "MMD_AT_PLUS_A",
-    "diag_pivot_thresh": 0.1,
-    "options": {"SymmetricMode": True},
-}
+_SYMMETRIC = {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.1, "options": {"SymmetricMode": True}}
 _PARTIAL_PIVOTING = {"permc_spec": "COLAMD", "diag_pivot_thresh": 1.0}
-_PANELS = {
-    True: 1,
-    False: 8,
-}  # columns at a time, where little or much fills in: 10 to 15% faster in 2-D, 4 to 25% in 3-D
+# columns at a time, by whether little fills in: 10 to 15% faster in 2-D, 4 to 25% in 3-D
+_PANELS = {True: 1, False: 8}
 _LITTLE = 100  # entries a column of the factors
 # entries a column of a matrix that is not factorized yet, by whether pivots are symmetric: a wrong guess doubles the time, and with
 # partial pivoting nothing can be guessed (right it saves 10%)
