@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 from torch import Tensor
@@ -19,23 +19,25 @@ from .solvers import LU, Solver, callable_key
 
 __all__ = ["matmul", "solve", "solve_with_info"]
 
+T = TypeVar("T")  # of b, and of x: a tensor, or a tree of tensors
+
 _DEFAULT = LU()
 _DEFAULT_KEY = _DEFAULT.key
 
 
 def solve(
     A: SparseMatrix | Operator | Tensor,
-    b: Any,
+    b: T,
     solver: Solver | Callable[..., Any] = _DEFAULT,
     *,
     adjoint: bool = False,
     x0: Any = None,
-) -> Any:
+) -> T:
     """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
 
     Args:
-        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, a sparse COO or CSR tensor, or an `Operator`. float32, float64, complex64
-            or complex128.
+        A: `(n, n)`, a `SparseMatrix` with values `(*batch, nnz)`, a sparse COO, CSR or CSC tensor, or an `Operator`. float32, float64,
+            complex64 or complex128.
         b: `(n,)`, `(n, k)` or `(*batch, n, k)` (a vector only if exactly 1-D), or a pytree of such tensors.
         solver: a record such as `LU()`, or a callable `(matrix, rhs) -> x` that is given the SciPy (on CUDA: CuPy) matrix of the
             system to be solved: `A`, or `Aᴴ` where the adjoint is wanted, as in every gradient.
@@ -44,7 +46,7 @@ def solve(
             derivative start from zero. Direct solvers do not look at it.
 
     Returns:
-        x: shape and structure of `b` (batch dimensions broadcast), `torch.result_type` of `A` and `b`, on their device, contiguous.
+        x: shape and structure of `b` (batch dimensions broadcast), `torch.promote_types` of `A` and `b`, on their device, contiguous.
 
     Raises:
         SingularMatrixError: `A` is singular, exactly or to working precision.
@@ -72,7 +74,7 @@ def solve(
     tensor([[-0.2500, -0.5000],
             [ 0.0000, -0.7500]])
     """
-    return _each(A, b, solver, adjoint, x0, _solve)
+    return _each(A, b, solver, adjoint, x0, _solve)  # type: ignore[no-any-return]
 
 
 def solve_with_info(
@@ -110,7 +112,7 @@ def solve_with_info(
     return Solution(x, info)
 
 
-def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False) -> Any:
+def matmul(A: SparseMatrix | Operator | Tensor, x: T, *, adjoint: bool = False) -> T:
     """`A x`, or `Aᴴ x` with `adjoint=True`, with the derivatives and transforms of `solve`.
 
     Args:
@@ -119,7 +121,7 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False
         adjoint: multiply by `Aᴴ`.
 
     Returns:
-        `(m,)`, `(m, k)` or `(*batch, m, k)` (`n` for the adjoint), `torch.result_type` of both, contiguous.
+        `(m,)`, `(m, k)` or `(*batch, m, k)` (`n` for the adjoint), `torch.promote_types` of both, contiguous.
 
     Raises:
         PatternError, TypeError, ValueError: as for `solve`.
@@ -132,11 +134,11 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False
     tensor([3., 3.])
     """
     matrix = _matrix(A)
-    times: Callable[..., Tensor] = apply if isinstance(matrix, Operator) else multiply
+    times: Callable[..., Any] = apply if isinstance(matrix, Operator) else multiply
     if isinstance(x, Tensor):
-        return times(matrix, x, adjoint=adjoint)
+        return times(matrix, x, adjoint=adjoint)  # type: ignore[no-any-return]
     _require_tree("x", x)
-    return optree.tree_map(lambda leaf: times(matrix, leaf, adjoint=adjoint), x)
+    return optree.tree_map(lambda leaf: times(matrix, leaf, adjoint=adjoint), x)  # type: ignore[arg-type, return-value]
 
 
 def _each(
