@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import typing
 
 import numpy as np
 import optree
@@ -676,3 +677,11 @@ def test_autocast(compiled: bool):
     torch.testing.assert_close(single @ x, layer(t), rtol=2e-2, atol=2e-2)
     x.sum().backward()
     assert layer.weight.grad.isfinite().all()
+
+
+def test_x_has_the_type_of_b() -> None:
+    """For type checkers: `return sps.solve(A, b)` is a Tensor where b is one, not Any, which strict ones refuse."""
+    for function, name in ((sps.solve, "b"), (sps.matmul, "x")):
+        hints = typing.get_type_hints(function)
+        assert isinstance(hints["return"], typing.TypeVar)
+        assert hints["return"] is hints[name]

@@ -83,7 +83,7 @@ def sparse_solve_c4t(
     given = {k: kwargs[k] for k in OWN_NAMES if k in kwargs}
     own = OWN.set({"x0": options.get("x0"), "callback": kwargs.get("callback"), "given": given})
     try:
-        return _solve(A, B.to(dtype), _record(*sides, B.dim() == 1))  # type: ignore[no-any-return]
+        return _solve(A, B.to(dtype), _record(*sides, B.dim() == 1))
     finally:
         OWN.reset(own)
 

@@ -261,7 +261,7 @@ class SparseMatrix(Arithmetic):
     def __reduce__(self) -> tuple[Any, ...]:
         return SparseMatrix, (self.values, self.pattern)
 
-    def __matmul__(self, x: Any) -> Any:
+    def __matmul__(self, x: Any) -> Tensor:
         if isinstance(x, (SparseMatrix, np.ndarray, list)):
             raise no_product(x)
         return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented

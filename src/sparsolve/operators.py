@@ -58,7 +58,7 @@ class Operator:
         self.function = function
         self.params = params
 
-    def __matmul__(self, x: Any) -> Any:
+    def __matmul__(self, x: Any) -> Tensor:
         return apply(self, x, adjoint=False) if isinstance(x, (Tensor, np.ndarray, list)) else NotImplemented
 
     def __repr__(self) -> str:

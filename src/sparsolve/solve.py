@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 from torch import Tensor
@@ -19,18 +19,20 @@ from .solvers import LU, Solver, callable_key
 
 __all__ = ["matmul", "solve", "solve_with_info"]
 
+T = TypeVar("T")  # of b, and of x: a tensor, or a tree of tensors
+
 _DEFAULT = LU()
 _DEFAULT_KEY = _DEFAULT.key
 
 
 def solve(
     A: SparseMatrix | Operator | Tensor,
-    b: Any,
+    b: T,
     solver: Solver | Callable[..., Any] = _DEFAULT,
     *,
     adjoint: bool = False,
     x0: Any = None,
-) -> Any:
+) -> T:
     """Solve `A x = b`, or `Aᴴ x = b` with `adjoint=True`, for a sparse square `A`.
 
     Args:
@@ -74,7 +76,7 @@ def solve(
     tensor([[-0.2500, -0.5000],
             [ 0.0000, -0.7500]])
     """
-    return _each(A, b, solver, adjoint, x0, _solve)
+    return _each(A, b, solver, adjoint, x0, _solve)  # type: ignore[no-any-return]
 
 
 def solve_with_info(
@@ -115,7 +117,7 @@ def solve_with_info(
     return Solution(x, info)
 
 
-def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False) -> Any:
+def matmul(A: SparseMatrix | Operator | Tensor, x: T, *, adjoint: bool = False) -> T:
     """`A x`, or `Aᴴ x` with `adjoint=True`, with the derivatives and transforms of `solve`.
 
     Args:
@@ -137,11 +139,11 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: Any, *, adjoint: bool = False
     tensor([3., 3.])
     """
     matrix = _matrix(A)
-    times: Callable[..., Tensor] = apply if isinstance(matrix, Operator) else multiply
+    times: Callable[..., Any] = apply if isinstance(matrix, Operator) else multiply
     if isinstance(x, Tensor):
-        return times(matrix, x, adjoint=adjoint)
+        return times(matrix, x, adjoint=adjoint)  # type: ignore[no-any-return]
     _require_tree("x", x)
-    return optree.tree_map(lambda leaf: times(matrix, leaf, adjoint=adjoint), x)
+    return optree.tree_map(lambda leaf: times(matrix, leaf, adjoint=adjoint), x)  # type: ignore[arg-type, return-value]
 
 
 def _each(
