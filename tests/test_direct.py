@@ -799,6 +799,42 @@ def test_a_singular_matrix_is_singular_with_an_optional_library_too(backend, onl
     assert sps.solve_with_info(sps.SparseMatrix(neumann, pattern), b).info.status == sps.Status.SINGULAR
 
 
+@needs(pardiso)
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("skew", [0.0, 0.02], ids=["dominant", "unsymmetric"])
+@pytest.mark.parametrize("size", [1e-14, 1e-20, 1e-30])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_small_equation_is_not_lost_where_pardiso_replaces_its_pivot(dtype, skew, size, pinned, only):
+    """A replaced pivot leaves a residual that is small against the norm of all rows, and x is wrong there by its own size."""
+    only("pardiso")
+    values, pattern = grid_values((14, 14, 14), dtype, shift=-0.5, skew=skew)
+    sps.solve(
+        sps.SparseMatrix(values, pattern), torch.ones(2744, dtype=dtype)
+    )  # on a pattern that came before PARDISO pays
+    values = torch.where(pattern.rows() == 5, size * values, values)
+    values = torch.where((pattern.col == 5) != (pattern.rows() == 5), 0.0, values)  # an equation of its own
+    A, expected = sps.SparseMatrix(values, pattern), torch.randn(2744, dtype=dtype)
+    for adjoint in (False, True):
+        b = sps.matmul(A, expected, adjoint=adjoint)
+        x, info = sps.solve_with_info(A, b, sps.LU(backend="pardiso" if pinned else None), adjoint=adjoint)
+        assert info.status == sps.Status.CONVERGED
+        torch.testing.assert_close(x, expected, rtol=1e-9, atol=1e-9)
+
+
+@needs(pardiso)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("solver", [sps.LU(), sps.LU(backend="pardiso")], ids=str)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_zero_row_is_singular_where_pardiso_replaces_its_pivot(dtype, solver, symmetric, only):
+    only("pardiso")
+    values, pattern = grid_values((14, 14, 14), dtype, skew=0.0 if symmetric else 0.02)
+    sps.solve(sps.SparseMatrix(values, pattern), torch.ones(2744, dtype=dtype))
+    zero = (pattern.rows() == 5) | (symmetric & (pattern.col == 5))
+    A = sps.SparseMatrix(torch.where(zero, 0.0, values), pattern)
+    with pytest.raises(sps.SingularMatrixError, match="Row 5 has no nonzero"):
+        sps.solve(A, torch.ones(2744, dtype=dtype), solver)
+
+
 @pytest.mark.parametrize("backend", ["pardiso", "klu", "metis", "cholmod"])
 def test_a_pinned_library_that_is_not_there(backend, monkeypatch):
     module = {"pardiso": pardiso, "klu": klu, "metis": metis, "cholmod": cholmod}[backend]

@@ -59,6 +59,7 @@ class _Stage:
         self.strategy, self.decomposition, self.believed = strategy, decomposition, False
         self.columns = getattr(decomposition, "columns", _COLUMNS)
         self.threads = getattr(decomposition, "threads", False)
+        self.perturbed = getattr(decomposition, "perturbed", 0) > 0
 
     def large(self, blocks: int) -> bool:
         """Whether solves for so many blocks of columns are worth threads."""
@@ -173,7 +174,8 @@ class DirectFactor:
                     return x
                 x = x + self._substitute(stage, residual, adjoint)
             residual = b - self._product(x, adjoint)
-            if self._low is None and self._error.small(residual, x, self._error.of_all(norms)):
+            exact = self._low is None and not stage.perturbed
+            if exact and self._error.small(residual, x, self._error.of_all(norms)):
                 return x  # as good as elimination is, where rows of another size had to be pivots
         if stage.believed and not np.isfinite(x).all():
             raise not_finite("b", b) or overflow()
@@ -210,7 +212,8 @@ class DirectFactor:
     def _judge(self, stage: _Stage, excited: Any, columns: Any) -> None:
         """Refuse a matrix that is singular to working precision."""
         eps = self._error.limits.eps if self._low is None else float(self._low.eps)
-        if doubtful(float(largest(excited * columns)), eps):
+        # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
+        if stage.perturbed or doubtful(float(largest(excited * columns)), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:

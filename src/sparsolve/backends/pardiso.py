@@ -54,24 +54,26 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
         again = served(lambda: PardisoDecomposition(known, A), kind, known.perturbed)
         if again is not None:
             return again
-    # pivots of `L D Lᴴ` are sought in one supernode only: where there are none, LU finds some
-    made, found = _best(A, (kind, "general") if kind in ("symmetric", "hermitian") else (kind,), dominant)
-    structure.found[key] = made
+    ways = [(kind, dominant)]
+    # pivots of `L D Lᴴ` are sought in one supernode only, and small ones replaced where rows are not scaled: LU with scaling finds some
+    if dominant or kind in ("symmetric", "hermitian"):
+        ways.append(("general", False))
+    structure.found[key], found = _best(A, ways)
     return found
 
 
-def _best(A: Any, kinds: tuple[Kind, ...], dominant: bool) -> tuple[Analysis, PardisoDecomposition]:
-    """The first of these kinds that goes without perturbed pivots, or the last."""
-    for kind in kinds:
+def _best(A: Any, ways: list[tuple[Kind, bool]]) -> tuple[Analysis, PardisoDecomposition]:
+    """The first of these, kinds and whether they are dominant, that goes without perturbed pivots, or the last."""
+    for way in ways:
         with contextlib.ExitStack() as stack:
-            if kind != kinds[-1]:
+            if way != ways[-1]:
                 stack.enter_context(contextlib.suppress(DecompositionError))
-            made = Analysis(A, kind, dominant)
+            made = Analysis(A, *way)
             found = PardisoDecomposition(made, A)
             made.perturbed = found.perturbed
-            if not found.perturbed or kind == kinds[-1]:
+            if not found.perturbed or way == ways[-1]:
                 return made, found
-    raise AssertionError("the last kind returns or raises")
+    raise AssertionError("the last way returns or raises")
 
 
 def _dominant(A: Any, structure: Structure) -> bool:
