@@ -153,8 +153,9 @@ def test_nan_in_a_late_column_is_named_by_its_place(wide, monkeypatch):
 
 @pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=lambda s: type(s).__name__)
 @each_dtype
-def test_a_pattern_whose_factors_were_full_is_solved_as_a_dense_one(solver, dtype):
+def test_a_pattern_whose_factors_were_full_is_solved_as_a_dense_one(solver, dtype, only):
     """SuperLU finds out what fills in; LAPACK has the values that follow, and a fallback where they are singular."""
+    only()
     M = sp.random(500, 500, 0.03, random_state=np.random.default_rng(3))
     values, pattern = made(M + M.T + 40 * sp.eye(500), dtype, phases=False)
     A, b = sps.SparseMatrix(values, pattern), torch.randn(500, 2, dtype=dtype)
@@ -635,10 +636,10 @@ OPTIONAL = {
 
 @pytest.fixture
 def only(monkeypatch):
-    """Calls with a module's name make it the one optional library that is there."""
+    """Calls with a module's name make it the one optional library that is there; without one there is none."""
 
-    def those(name):
-        monkeypatch.setattr(strategy, "BACKENDS", ("entries", "lapack", name, "superlu"))
+    def those(*names):
+        monkeypatch.setattr(strategy, "BACKENDS", ("entries", "lapack", *names, "superlu"))
         strategy._modules.cache_clear()
 
     yield those
@@ -959,8 +960,9 @@ def test_available_lists_for_each_record_the_backends_that_serve_it() -> None:
 
 
 @pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=str)
-def test_nearly_full_rows_are_ordered_last(solver, monkeypatch):
+def test_nearly_full_rows_are_ordered_last(solver, monkeypatch, only):
     """Minimum degree would take a time that grows with the square of their length."""
+    only()
     n, seen, true = 4000, [], superlu.sla.splu
 
     def splu(A, **options):

@@ -15,8 +15,7 @@ import numpy as np
 from scipy.linalg.lapack import get_lapack_funcs
 
 from ..result import Strategy
-from .strategy import Candidate, Matrix
-from .strategy import missing as not_there
+from .strategy import Candidate, Matrix, usable
 
 __all__ = ["CANDIDATES"]
 
@@ -75,7 +74,7 @@ def _is_full(matrix: Matrix) -> bool:
     PARDISO works in blocks as well, and on what is filled in only.
     """
     n = matrix.structure.shape[0]
-    return matrix.filled >= _FULL[matrix.values.dtype.char] * n * n and "pardiso" in not_there()
+    return matrix.filled >= _FULL[matrix.values.dtype.char] * n * n and not usable("pardiso")
 
 
 def _band_work(matrix: Matrix) -> int:

@@ -23,7 +23,7 @@ from .host import Structure, gathered
 from .matching import structural_rank
 from .ordering import Ordering
 
-__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing"]
+__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing", "usable"]
 
 _STRONG = 0.99  # share of nonzero diagonal entries
 
@@ -189,6 +189,11 @@ def _modules(backend: str | None) -> tuple[ModuleType, ...]:
         elif backend is not None:
             raise BackendUnavailableError(why)
     return tuple(found)
+
+
+def usable(backend: str) -> bool:
+    """Whether it takes part in the choice."""
+    return any(module.__name__.endswith(f".{backend}") for module in _modules(None))
 
 
 def missing() -> dict[str, str]:
