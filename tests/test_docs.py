@@ -170,6 +170,22 @@ def test_the_two_commands() -> None:
         assert TESTS in script.read_text(encoding="utf-8")
 
 
+def test_the_source_distribution_has_what_is_read_here() -> None:
+    (included,) = re.findall(r"sdist\]\ninclude = \[(.*)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = (
+        "src",
+        "tests",
+        "examples",
+        "benchmarks",
+        "docs",
+        "constraints.txt",
+        "README.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    )
+    assert included == ", ".join(f'"{what}"' for what in wanted)
+
+
 def test_the_changelog_has_this_version() -> None:
     assert f"## {sps.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
