@@ -37,10 +37,14 @@ class FunctionFactor:
             return Outcome(self._checked(call, b, adjoint))
         return Outcome(namespace(b).stack([self._checked(call, column, adjoint) for column in b.T], axis=1))
 
+    def own(self, adjoint: bool) -> Any:
+        """The matrix of the system, to be read only."""
+        A = self._structure.csc(self._values)
+        return A.conj(copy=False).T if adjoint else A
+
     def matrix(self, adjoint: bool) -> Any:
         """The matrix of the system, compressed rows in their order, of its own memory."""
-        A = self._structure.csc(self._values)
-        A = A.conj().T.tocsr(copy=True) if adjoint else A.tocsr(copy=True)
+        A = self.own(adjoint).tocsr(copy=True)
         A.sort_indices()
         return A
 
@@ -81,7 +85,7 @@ class FunctionFactor:
             cast = x.reshape(b.shape).astype(b.dtype, copy=False)
         if not namespace(x).isfinite(cast).all():
             raise overflow()
-        other = _solved_instead(self.matrix(adjoint), cast, b)
+        other = _solved_instead(self.own(adjoint), cast, b)
         if other:
             raise SolveError(
                 sentence(
