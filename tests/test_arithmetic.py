@@ -200,13 +200,14 @@ def test_what_operators_refuse() -> None:
         (lambda: sps.SparseMatrix.from_diagonal(torch.tensor(1.0)), ValueError, r"d is a number; .*\(\*batch, n\)"),
         (lambda: sps.SparseMatrix.from_diagonal([1.0]), TypeError, "d must be a torch.Tensor, not a list"),  # type: ignore[arg-type]
         (lambda: A + small, ValueError, r"A has shape .* and B \(2, 2\)"),
-        (lambda: A + 1, TypeError, "unsupported operand"),
-        (lambda: A - d, TypeError, "unsupported operand"),
+        (lambda: A + 1, TypeError, "is a int; a SparseMatrix is needed.*from_diagonal"),
+        (lambda: A - d, TypeError, "is a Tensor; a SparseMatrix is needed.*from_torch"),
         (lambda: d @ A, TypeError, r"x @ A.*sparsolve.matmul\(A.mT, x\)"),
         (lambda: np.ones(3) @ A, TypeError, r"x @ A, with x of type ndarray"),
         (lambda: sps.Operator(lambda p, x: x, a) @ A, TypeError, r"x @ A, with x of type Operator"),
         (lambda: A @ A, TypeError, r"two sparse matrices is not formed. A @ \(B @ x\)"),
         (lambda: A @ np.ones(3), TypeError, r"x is a ndarray.*torch.as_tensor"),
+        (lambda: A @ A.to_scipy(), TypeError, r"A @ M: M is a csr_matrix.*A.to_scipy\(\) @ M"),
         (lambda: A @ "x", TypeError, "unsupported operand"),
         (lambda: 1 / A, TypeError, "unsupported operand"),
         (

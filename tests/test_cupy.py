@@ -534,6 +534,12 @@ def test_callables_that_misbehave(device, wrong, message):
         solve(*system(), wrong)
 
 
+def test_a_callable_that_transposes_by_itself(device):
+    values, pattern, b = system()
+    with pytest.raises(sps.SolveError, match="solves the system with the transpose"):
+        solve(values, pattern, b, lambda A, b: cp.made(np.linalg.solve(A.get().toarray().T, b.get())))
+
+
 def test_a_callable_may_return_a_tensor(device):
     values, pattern, b = system()
     x = solve(values, pattern, b, lambda A, b: torch.from_dlpack(dense_solve(A, b)).requires_grad_())

@@ -468,7 +468,7 @@ def test_a_cause_is_named_where_it_is_one() -> None:
     for method in (sps.CG, sps.MINRES):
         assert f"{method.__name__} needs a Hermitian A, and this one is not." in said(unsymmetric, b, method())
         assert f"{method.__name__} needs a Hermitian A" in said(twisted, b.to(torch.complex128), method())
-    assert "CG met a direction p with pᴴ A p <= 0" in said(indefinite, b, sps.CG())
+    assert "CG met a direction p with pᴴ A p <= 0. A missing boundary condition" in said(indefinite, b, sps.CG())
     assert "A or the preconditioner M is not positive" in said(indefinite, b, sps.CG(preconditioner=sps.Jacobi()))
     for method in (sps.CG, sps.MINRES):
         assert "preconditioner M is not positive definite" in said(definite, b, method(preconditioner=lambda r: -r))

@@ -292,6 +292,8 @@ def test_limit_is_respected_and_the_least_recently_used_goes(splu, system):
 def test_negative_limit():
     with pytest.raises(ValueError, match="max_bytes is -1"):
         sps.set_memo_limit(-1)
+    with pytest.raises(TypeError, match=r"max_bytes is 1000000000\.0; a whole number is needed.*int\(1e9\)"):
+        sps.set_memo_limit(1e9)
 
 
 def test_estimated_bytes_are_not_fewer_than_the_factors_numbers(splu):

@@ -450,6 +450,26 @@ def test_callable_solver_that_misbehaves(answer, message):
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(20, dtype=F64), lambda matrix, rhs: answer(rhs))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex64, C128], ids=str)
+def test_callable_solver_of_another_matrix(dtype):
+    """It transposes by itself, or has factorized A beforehand: with the gradient's Aᴴ that is another system."""
+    values, pattern = SYSTEMS["banded"](dtype)
+    values.requires_grad_()
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(20, 2, dtype=dtype)
+    lu = sla.splu(A.to_scipy().tocsc())
+    complex_ = "adjoint" if dtype.is_complex else "transpose"
+    x = sps.solve(A, b, lambda matrix, rhs: lu.solve(rhs))
+    with pytest.raises(sps.SolveError, match=rf"'<lambda>' returned solves .* the {complex_} of .*for a gradient"):
+        x.abs().sum().backward()
+    with pytest.raises(sps.SolveError, match="the transpose of"):
+        sps.solve(A, b, lambda matrix, rhs: sla.spsolve(matrix.T.tocsc(), rhs))
+    if dtype.is_complex:
+        with pytest.raises(sps.SolveError, match="the conjugate of"):
+            sps.solve(A, b, lambda matrix, rhs: sla.spsolve(matrix.conj().tocsc(), rhs))
+    loose = lambda matrix, rhs: sla.spsolve(matrix.tocsc(), rhs) * 0.9  # noqa: E731
+    sps.solve(A, b, loose).abs().sum().backward()  # far from a solution, of any system
+
+
 def test_callable_solver_shapes():
     values, pattern = SYSTEMS["banded"](F64)
     A, B = sps.SparseMatrix(values, pattern), torch.randn(20, 3, dtype=F64)
@@ -471,7 +491,7 @@ def test_callable_solver_shapes():
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_dtypes_without_a_solver(dtype):
     values, pattern = SYSTEMS["banded"](F64)
-    with pytest.raises(TypeError, match=rf"A's values has dtype {dtype}"):
+    with pytest.raises(TypeError, match=rf"^A has dtype {dtype}.* Use A\.to\(torch\."):
         sps.solve(sps.SparseMatrix(torch.ones(pattern.nnz).to(dtype), pattern), torch.ones(20))
     with pytest.raises(TypeError, match=rf"b has dtype {dtype}"):
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(20).to(dtype))

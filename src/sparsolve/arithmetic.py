@@ -19,6 +19,7 @@ __all__ = [
     "diagonal_pattern",
     "from_the_left",
     "no_product",
+    "no_sum",
     "ordered",
     "transposed",
 ]
@@ -39,11 +40,13 @@ class Arithmetic:
 
     def __add__(self: M, other: Any) -> M:
         if not isinstance(other, Arithmetic):
-            return NotImplemented
+            raise no_sum(other)
         return type(self)(*added(self.values, self.pattern, other.values, other.pattern))
 
     def __sub__(self: M, other: Any) -> M:
-        return self + -other if isinstance(other, Arithmetic) else NotImplemented
+        if not isinstance(other, Arithmetic):
+            raise no_sum(other)
+        return self + -other
 
     def __neg__(self: M) -> M:
         return type(self)(-self.values, self.pattern)
@@ -137,7 +140,21 @@ def no_product(x: Any) -> TypeError:
     if isinstance(x, Arithmetic):
         remedy = "A @ (B @ x) multiplies by both; A @ B.to_dense() is the matrix, dense."
         return TypeError(sentence("A @ B: a product of two sparse matrices is not formed.", remedy=remedy))
+    if hasattr(x, "tocsr"):
+        remedy = "A.to_scipy() @ M is SciPy's, without derivatives."
+        return TypeError(sentence(f"A @ M: M is a {type(x).__name__}, not a torch.Tensor.", remedy=remedy))
     return TypeError(sentence(f"A @ x: x is a {type(x).__name__}, not a torch.Tensor.", remedy="Use torch.as_tensor."))
+
+
+def no_sum(x: Any) -> TypeError:
+    """What is wrong with `A + x` and `A - x`, where x is no `SparseMatrix`."""
+    return TypeError(
+        sentence(
+            f"x in A + x or A - x is a {type(x).__name__}; a SparseMatrix is needed.",
+            "A shift of the diagonal, or a matrix of torch's or SciPy's, perhaps.",
+            "Add SparseMatrix.from_diagonal(d), SparseMatrix.from_torch(x) or SparseMatrix.from_scipy(x).",
+        )
+    )
 
 
 def from_the_left(x: Any) -> TypeError:

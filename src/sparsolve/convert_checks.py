@@ -26,7 +26,10 @@ def require_tensor(T: Tensor, layout: torch.layout, method: str) -> None:
     """One 2-D sparse tensor of this layout on the CPU or a CUDA device; `method` makes one of another."""
     if not isinstance(T, Tensor):
         raise TypeError(
-            sentence(f"T is a {type(T).__name__}; a {layout} tensor is needed.", remedy="Use c2t_* for SciPy.")
+            sentence(
+                f"T is a {type(T).__name__}; a {layout} tensor is needed.",
+                remedy="Use c2t_* for SciPy, and A.to_scipy() for a SparseMatrix.",
+            )
         )
     if T.layout is not layout:
         raise ValueError(
@@ -66,7 +69,9 @@ def require_matrix(M: Any, format: str) -> None:
         raise TypeError(
             sentence(
                 f"M is a {type(M).__name__}; a SciPy or CuPy sparse matrix is needed.",
-                remedy=f"Use scipy.sparse.{format}_matrix(M).",
+                remedy="SparseMatrix.from_torch and t2c_* take a sparse tensor."
+                if isinstance(M, Tensor)
+                else f"Use scipy.sparse.{format}_matrix(M).",
             )
         )
     if len(M.shape) != 2:

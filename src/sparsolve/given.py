@@ -89,7 +89,7 @@ def _parts(name: str, matrix: Any) -> tuple[torch.Tensor, Pattern]:
         raise TypeError(
             sentence(
                 f"{name} got {what}; it takes one sparsolve.SparseMatrix.",
-                remedy="Use SparseMatrix.from_torch for a sparse tensor.",
+                remedy="Use SparseMatrix.from_torch for a sparse tensor, from_scipy for a SciPy matrix.",
             )
         )
     require_length(values, pattern)

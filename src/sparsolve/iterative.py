@@ -62,12 +62,7 @@ class Iterative(Solver):
         if M is None or isinstance(M, PreconditionerRecord):
             return M
         if isinstance(M, (Solver, type)) or not (callable(M) or hasattr(M, "pattern")):
-            raise TypeError(
-                sentence(
-                    f"{type(self).__name__}(preconditioner={M!r}): a preconditioner record is needed, a SparseMatrix, or a callable.",
-                    remedy="Jacobi(), BlockJacobi(), SymmetricGaussSeidel(), ILU(), AMG() and Factored() are there.",
-                )
-            )
+            raise _no_preconditioner(type(self).__name__, M)
         record = ApproximateInverse(M)
         object.__setattr__(self, "preconditioner", record)
         return record
@@ -82,6 +77,21 @@ def _not_hermitian(M: PreconditionerRecord) -> tuple[str, str]:
     if isinstance(M, (ApproximateInverse, Factored)):
         return "Its matrix is not Hermitian.", "Give (M + M.mH) / 2, or use GMRES() or BiCGStab()."
     return "", "Use Jacobi(), SymmetricGaussSeidel() or AMG() here, or GMRES() or BiCGStab() with this one."
+
+
+_RECORDS = ("Jacobi()", "BlockJacobi(size=...)", "SymmetricGaussSeidel()", "ILU()", "AMG()", "Factored(A_old)")
+
+
+def _no_preconditioner(name: str, M: Any) -> TypeError:
+    """What is wrong with `preconditioner=M`, and what to write."""
+    word = M.__name__ if isinstance(M, type) else M if isinstance(M, str) else ""
+    what = f"the class {word}" if isinstance(M, type) else repr(M) if isinstance(M, str) else f"a {type(M).__name__}"
+    meant = [record for record in _RECORDS if record.partition("(")[0].lower() == word.lower()]
+    remedy = f"Use {meant[0]}." if meant else f"{', '.join(_RECORDS)} are there."
+    if hasattr(M, "layout") or hasattr(M, "tocsr"):
+        remedy = "Make it a SparseMatrix, by from_torch or from_scipy: an approximate inverse, or for Factored a matrix near A."
+    fact = f"{name}(preconditioner=...) got {what}; a preconditioner record is needed, a SparseMatrix, or a callable."
+    return TypeError(sentence(fact, remedy=remedy))
 
 
 def _tolerance(name: str, what: str, value: Any) -> float:

@@ -262,9 +262,11 @@ class SparseMatrix(Arithmetic):
         return SparseMatrix, (self.values, self.pattern)
 
     def __matmul__(self, x: Any) -> Tensor:
-        if isinstance(x, (SparseMatrix, np.ndarray, list)):
+        if isinstance(x, Tensor):
+            return multiply(self, x, adjoint=False)
+        if isinstance(x, (SparseMatrix, np.ndarray, list)) or scipy.sparse.issparse(x):
             raise no_product(x)
-        return multiply(self, x, adjoint=False) if isinstance(x, Tensor) else NotImplemented
+        return NotImplemented
 
     def __rmatmul__(self, x: Any) -> Any:
         raise from_the_left(x)

@@ -15,6 +15,7 @@ from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .array_key import Key, key_of
+from .errors import sentence
 from .retention import Entry, Retention, Source
 
 __all__ = ["ANALYSES", "FACTORS", "Memo", "MemoInfo", "clear_memo", "memo_info", "release", "set_memo_limit"]
@@ -236,6 +237,10 @@ def set_memo_limit(max_bytes: int) -> None:
     >>> import sparsolve as sps
     >>> sps.set_memo_limit(2**31)
     """
+    if not hasattr(max_bytes, "__index__"):
+        raise TypeError(
+            sentence(f"max_bytes is {max_bytes!r}; a whole number is needed.", remedy="2**30 is 1 GiB; int(1e9), 1 GB.")
+        )
     max_bytes = operator.index(max_bytes)
     if max_bytes < 0:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 0. 0 keeps nothing.")

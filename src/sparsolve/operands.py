@@ -161,9 +161,9 @@ def _column(x: Tensor) -> Tensor:
 
 def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtype:
     """The dtype of the result, or why there is none."""
-    for what, t in (("A's values", values), (name, b)):
+    for what, whose, t in (("A's values", "A", values), (name, name, b)):
         require_dense(what, t)
-        require_dtype(what, t)
+        require_dtype(whose, t)
     if values.device != b.device or values.device != pattern.device:
         raise ValueError(
             sentence(

@@ -25,9 +25,13 @@ def factorize(structure: Structure, values: Any, solver: Function, remembered: R
 class DeviceFunctionFactor(FunctionFactor):
     """Hands the callable a matrix and a right-hand side of its own memory on the device, and checks what comes back."""
 
+    def own(self, adjoint: bool) -> Any:
+        """The matrix of the system, to be read only."""
+        return self._structure.csr(self._values, adjoint=adjoint)
+
     def matrix(self, adjoint: bool) -> Any:
         """The matrix of the system, compressed rows in their order, of its own memory, the indices too."""
-        return self._structure.csr(self._values, adjoint=adjoint).copy()
+        return self.own(adjoint).copy()
 
     def array(self, x: Any, name: str) -> Any:
         """What the callable returned: a CuPy array, or what lies on the device and says so, as a tensor does."""

@@ -37,10 +37,14 @@ class FunctionFactor:
             return Outcome(self._checked(call, b, adjoint))
         return Outcome(namespace(b).stack([self._checked(call, column, adjoint) for column in b.T], axis=1))
 
+    def own(self, adjoint: bool) -> Any:
+        """The matrix of the system, to be read only."""
+        A = self._structure.csc(self._values)
+        return A.conj(copy=False).T if adjoint else A
+
     def matrix(self, adjoint: bool) -> Any:
         """The matrix of the system, compressed rows in their order, of its own memory."""
-        A = self._structure.csc(self._values)
-        A = A.conj().T.tocsr(copy=True) if adjoint else A.tocsr(copy=True)
+        A = self.own(adjoint).tocsr(copy=True)
         A.sort_indices()
         return A
 
@@ -81,4 +85,25 @@ class FunctionFactor:
             cast = x.reshape(b.shape).astype(b.dtype, copy=False)
         if not namespace(x).isfinite(cast).all():
             raise overflow()
+        other = _solved_instead(self.own(adjoint), cast, b)
+        if other:
+            raise SolveError(
+                sentence(
+                    f"What the solver {name!r} returned solves the system with the {other} of the matrix that it was given.",
+                    "It transposes by itself, or does not look at its matrix, which is Aᴴ already in a gradient.",
+                    "Solve with the matrix that is given, as it is.",
+                )
+            )
         return cast
+
+
+def _solved_instead(A: Any, x: Any, b: Any) -> str:
+    """Which other matrix than A x solves the system with, if it is far from solving it with A; of a loose x nothing is said."""
+    with np.errstate(all="ignore"):
+        own, size = (float(abs(r).max()) if b.size else 0.0 for r in (b - A @ x, b))
+        if not own > 1e-4 * size:
+            return ""
+        others = {"transpose": A.T}
+        if b.dtype.kind == "c":
+            others = {"adjoint": A.conj().T, "transpose": A.T, "conjugate": A.conj()}
+        return next((name for name, M in others.items() if float(abs(b - M @ x).max()) < 1e-3 * own), "")

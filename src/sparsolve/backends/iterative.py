@@ -234,7 +234,7 @@ def _broken(name: str, M: Any, lu: str) -> tuple[str, str]:
         also = "" if M is None else ", or the preconditioner not positive definite"
         fact = f"A is singular to working precision{also}: no x is known to have a smaller residual."
         return fact, "Fix what A leaves open, or add a small multiple of the identity."
-    return fact, f"Use MINRES() for an indefinite A{lu}."
+    return f"{fact} A missing boundary condition or a wrong sign, perhaps.", f"Use MINRES() for an indefinite A{lu}."
 
 
 def _rounding(A: Any, x: Any, b: Any) -> float:
