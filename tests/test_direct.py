@@ -710,7 +710,7 @@ def test_a_pinned_backend_that_cannot():
 @pytest.mark.parametrize(
     ("library", "expected"),
     [
-        pytest.param(pardiso, ["positive", "hermitian", "hermitian"], marks=needs(pardiso), id="pardiso"),
+        pytest.param(pardiso, ["positive", "symmetric", "symmetric"], marks=needs(pardiso), id="pardiso"),
         pytest.param(cholmod, ["positive"], marks=needs(cholmod), id="cholmod"),
     ],
 )

@@ -345,6 +345,23 @@ def test_how_this_process_uses_mkl_already(before: str, outcome: str) -> None:
 # ---- failures
 
 
+def test_small_pivots_of_a_hermitian_matrix_are_no_crash() -> None:
+    """MKL 2026.2 looks for another pivot in a row that it has not set, where the last one of a supernode is small."""
+    module("pardiso")
+    code = """
+    import numpy as np
+    from sparsolve.backends import pardiso
+    from sparsolve.backends.host import Structure
+    rng = np.random.default_rng(0)
+    for n in 400 * [1, 2, 3]:
+        A = rng.standard_normal((n, n)) + 1j * np.tril(rng.standard_normal((n, n)), -1)
+        A = 10.0 ** rng.uniform(-16, 0) * (np.tril(A) + np.tril(A, -1).conj().T)
+        structure = Structure(np.arange(0, n * n + 1, n), np.tile(np.arange(n), n), (n, n))
+        pardiso.decompose(structure.csc(A.ravel()), structure, "hermitian")
+    """
+    assert python(code).returncode == 0
+
+
 @each_module_and_kind
 @pytest.mark.parametrize("singular", ["zero row", "zero matrix", "structural", "dependent rows", "grid graph"])
 def test_a_singular_matrix_is_a_sentence_or_shows(name: str, singular: str, kind: str) -> None:

@@ -1,11 +1,12 @@
-"""MKL PARDISO: LU, `L D Lᵀ`, `L D Lᴴ` and Cholesky, with several factors of one pattern on one analysis.
+"""MKL PARDISO: LU, `L D Lᵀ` and Cholesky, with several factors of one pattern on one analysis.
 
 A canonical CSC matrix is the CSR matrix of `Aᵀ`, so A itself is the transposed system there. Where A is its own transpose
 or adjoint, the lower triangle by columns is the upper triangle by rows that PARDISO wants.
 
 Settings (Intel oneMKL developer reference, "pardiso iparm Parameter"; indices from 0): `iparm[7] = 0`, no refinement unless
 pivots were perturbed; `iparm[23] = 1` with `iparm[10] = iparm[12] = 0`, no scaling and no matching, where the diagonal is strong anyway.
-PARDISO returned success with residuals of 1e22 for singular matrices: the caller checks.
+PARDISO returned success with residuals of 1e22 for singular matrices: the caller checks. Its `L D Lᴴ` of a complex matrix is not asked for:
+it crashed where the last pivot of a supernode is to be replaced (MKL 2026.2, in `zhetf2_pardiso`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ __all__ = ["CANDIDATES", "Analysis", "PardisoDecomposition", "decompose", "missi
 
 _LEAST, _LARGE = 1_000, 300_000  # unknowns; entries times entries a row, from which on the analysis pays at once
 _LONG, _SOME = 6, 100_000  # entries a row, and the same product, from which on an unsymmetric matrix gains at all
-_TYPES = {"general": (11, 13), "symmetric": (-2, 6), "hermitian": (-2, -4), "positive": (2, 4)}  # real, complex
+_TYPES = {"general": (11, 13), "symmetric": (-2, 6), "positive": (2, 4)}  # real, complex
 
 
 def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
@@ -47,6 +47,8 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
     Raises:
         DecompositionError: the library says so; NotPositive where `kind` is "positive" and a pivot is not.
     """
+    if kind == "hermitian":
+        kind = "general" if A.dtype.kind == "c" else "symmetric"
     dominant = kind == "general" and _dominant(A, structure)
     key = (__name__, kind, A.dtype.char, dominant)
     known = structure.found.get(key)
@@ -54,9 +56,9 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
         again = served(lambda: PardisoDecomposition(known, A), kind, known.perturbed)
         if again is not None:
             return again
-    ways = [(kind, dominant)]
-    # pivots of `L D Lᴴ` are sought in one supernode only, and small ones replaced where rows are not scaled: LU with scaling finds some
-    if dominant or kind in ("symmetric", "hermitian"):
+    ways: list[tuple[Kind, bool]] = [(kind, dominant)]
+    # pivots of `L D Lᵀ` are sought in one supernode only, and small ones replaced where rows are not scaled: LU with scaling finds some
+    if dominant or kind == "symmetric":
         ways.append(("general", False))
     structure.found[key], found = _best(A, ways)
     return found
@@ -110,7 +112,7 @@ class Analysis:
         if self._places is None:
             return A.data
         data = np.append(A.data, A.dtype.type(0))[self._places]
-        return data.conj() if self.mtype in (4, -4) else data
+        return data.conj() if self.mtype == 4 else data
 
     def slot(self, data: Any) -> tuple[Handle, int]:
         """A place for one more factor; a new handle, analysed with `data`, where all places are taken."""
@@ -175,7 +177,7 @@ class PardisoDecomposition:
             self._factorize()
         kind = self._analysis.kind
         transposed = kind == "general" and trans == "N"
-        conjugated = trans == ("T" if kind in ("hermitian", "positive") else "H") and self._A.dtype.kind == "c"
+        conjugated = trans == ("T" if kind == "positive" else "H") and self._A.dtype.kind == "c"
         b = np.asfortranarray(b.conj() if conjugated else b, dtype=self._A.dtype)
         x = np.empty_like(b)
         if b.size:
@@ -195,7 +197,7 @@ def _pays(matrix: Matrix) -> str | None:
         return None
     if nnz * (nnz / n) >= _LARGE:
         return "much fills in"
-    pays = matrix.kind != "general" or (nnz > _LONG * n and nnz * (nnz / n) >= _SOME)
+    pays = matrix.symmetric or matrix.kind == "positive" or (nnz > _LONG * n and nnz * (nnz / n) >= _SOME)
     return "its pattern came before" if pays and matrix.came_before else None
 
 
@@ -207,32 +209,20 @@ def _decomposed(matrix: Matrix) -> PardisoDecomposition:
         raise
 
 
-def _is(*kinds: Kind) -> Callable[[Matrix], str | None]:
-    """Whether the matrix is known to be such, and PARDISO pays."""
-
-    def suits(matrix: Matrix) -> str | None:
-        why = _pays(matrix)
-        return (
-            f"it is {matrix.kind}{' perhaps' if matrix.kind == 'positive' else ''}, and {why}"
-            if why is not None and matrix.kind in kinds
-            else None
-        )
-
-    return suits
-
-
 def _may_be_positive(matrix: Matrix) -> str | None:
-    return None if "indefinite" in matrix.structure.found else _is("positive")(matrix)
+    why = _pays(matrix)
+    maybe = why is not None and matrix.kind == "positive" and "indefinite" not in matrix.structure.found
+    return f"it is positive perhaps, and {why}" if maybe else None
 
 
-def _symmetric(matrix: Matrix) -> PardisoDecomposition:
-    kind: Kind = "symmetric" if matrix.kind == "symmetric" else "hermitian"
-    return decompose(matrix.A, matrix.structure, kind)
+def _is_symmetric(matrix: Matrix) -> str | None:
+    why = _pays(matrix)
+    return f"it is symmetric, and {why}" if why is not None and matrix.symmetric else None
 
 
 CANDIDATES = (
     Candidate(Strategy.PARDISO_CHOLESKY, _may_be_positive, _decomposed),
-    Candidate(Strategy.PARDISO_SYMMETRIC, _is("hermitian", "symmetric", "positive"), _symmetric),
+    Candidate(Strategy.PARDISO_SYMMETRIC, _is_symmetric, lambda m: decompose(m.A, m.structure, "symmetric")),
     Candidate(Strategy.PARDISO, _pays, lambda m: decompose(m.A, m.structure, "general")),
     Candidate(Strategy.PARDISO_CHOLESKY, _pays, _decomposed, definite=True),
 )
