@@ -382,6 +382,24 @@ def test_cholesky_refuses_unsymmetric_and_complex_symmetric_matrices():
             sps.solve(sps.SparseMatrix(values, pattern), torch.ones(25, dtype=C128), sps.Cholesky())
 
 
+@each_dtype
+@pytest.mark.parametrize("backend", [None, "superlu", "lapack"])
+@pytest.mark.parametrize("n", [6, 400])
+def test_cholesky_of_a_matrix_with_stored_zeros_on_one_side(n, backend, dtype):
+    """Zeros do not change what the matrix is; one of them made nonzero does."""
+    values, pattern = gauged(poisson(n), dtype)
+    row, col = torch.cat([pattern.rows(), torch.zeros(2)]).long(), torch.cat([pattern.col, torch.tensor([4, 5])])
+    pattern, order = sps.Pattern.from_coo(row, col, (n, n))
+    values = torch.cat([values, torch.zeros(2, dtype=dtype)])[order]
+    A, b = sps.SparseMatrix(values, pattern), torch.randn(n, 2, dtype=dtype)
+    for adjoint in (False, True):
+        x = sps.solve(A, b, sps.Cholesky(backend=backend), adjoint=adjoint)
+        assert residual(values, pattern, b, x, adjoint) < 20 * torch.finfo(dtype).eps
+    values[(values == 0).nonzero()[0]] = 1e-3
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        sps.solve(A, b, sps.Cholesky(backend=backend))
+
+
 def test_cholesky_refuses_a_singular_matrix_and_names_nan():
     for M in (path(30), path(2)):
         values, pattern = made(M, F64)

@@ -110,16 +110,20 @@ class Matrix:
     @cached_property
     def symmetric(self) -> bool:
         """`A = Aᵀ`, exactly."""
-        mirror, data = self.structure.mirror, self.A.data
-        return mirror is not None and bool((gathered(data, mirror) == data).all())
+        return self._is_transpose(self.A.data)
 
     @cached_property
     def hermitian(self) -> bool:
         """`A = Aᴴ`, exactly."""
-        mirror, data = self.structure.mirror, self.A.data
-        if not np.iscomplexobj(data):
-            return self.symmetric
-        return mirror is not None and bool((gathered(data, mirror) == data.conj()).all())
+        data = self.A.data
+        return self._is_transpose(data.conj()) if np.iscomplexobj(data) else self.symmetric
+
+    def _is_transpose(self, data: Any) -> bool:
+        """Whether `A = Bᵀ` for the B with these entries. An entry that only one of them stores has to be zero."""
+        mirror, own = self.structure.mirror, self.A.data
+        if mirror is not None:
+            return bool((gathered(own, mirror) == data).all())
+        return not own.all() and not (self.structure.filled(data).T.tocsc() != self.A).nnz
 
     @property
     def filled(self) -> float:
