@@ -396,6 +396,18 @@ def test_not_positive(name: str, dtype: torch.dtype) -> None:
     check(A, first)
 
 
+@each_dtype
+@pytest.mark.parametrize("name", MODULES)
+def test_positive_matrices_of_any_size_of_numbers(name: str, dtype: torch.dtype) -> None:
+    """MKL's Cholesky called numbers below 1e-18 negative."""
+    decompose = module(name).decompose
+    A, structure = system("Poisson 2-D", dtype, "positive")
+    largest = 30 if A.real.dtype == np.float32 else 300
+    for exponent in (-largest, -20, 20, largest):
+        scaled = A * A.dtype.type(10.0**exponent)
+        check(scaled, decompose(scaled, structure, "positive"))
+
+
 # ---- without the library
 
 

@@ -5,6 +5,7 @@ or adjoint, the lower triangle by columns is the upper triangle by rows that PAR
 
 Settings (Intel oneMKL developer reference, "pardiso iparm Parameter"; indices from 0): `iparm[7] = 0`, no refinement unless
 pivots were perturbed; `iparm[23] = 1` with `iparm[10] = iparm[12] = 0`, no scaling and no matching, where the diagonal is strong anyway.
+Its Cholesky calls a matrix of numbers near 1e-18 indefinite, so those are multiplied by a power of two before.
 PARDISO returned success with residuals of 1e22 for singular matrices: the caller checks. Its `L D Lᴴ` of a complex matrix is not asked for:
 it crashed where the last pivot of a supernode is to be replaced (MKL 2026.2, in `zhetf2_pardiso`).
 """
@@ -12,6 +13,7 @@ it crashed where the last pivot of a supernode is to be replaced (MKL 2026.2, in
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -30,6 +32,7 @@ __all__ = ["CANDIDATES", "Analysis", "PardisoDecomposition", "decompose", "missi
 
 _LEAST, _LARGE = 1_000, 300_000  # unknowns; entries times entries a row, from which on the analysis pays at once
 _LONG, _SOME = 6, 100_000  # entries a row, and the same product, from which on an unsymmetric matrix gains at all
+_FAR = 30  # powers of two
 _TYPES = {"general": (11, 13), "symmetric": (-2, 6), "positive": (2, 4)}  # real, complex
 
 
@@ -164,6 +167,12 @@ class PardisoDecomposition:
 
     def _factorize(self) -> None:
         self._data = self._analysis.data(self._A)
+        self._scale = 1.0
+        if self._analysis.kind == "positive":
+            self._scale = _toward_one(
+                self._data[self._analysis.form[0][:-1]]
+            )  # its largest entries are on the diagonal
+            self._data = self._data if self._scale == 1.0 else self._data * self._scale
         self._handle, self._slot = self._analysis.slot(self._data)
         weakref.finalize(self, self._handle.release, self._slot).atexit = False
         iparm = self._handle.run(FACTORIZE, self._slot, self._data)
@@ -182,7 +191,16 @@ class PardisoDecomposition:
         x = np.empty_like(b)
         if b.size:
             self._handle.run(SOLVE, self._slot, self._data, b, x, transposed)
+        if self._scale != 1.0:
+            x *= self._scale
         return x.conj() if conjugated else x
+
+
+def _toward_one(diagonal: Any) -> float:
+    """The power of two by which numbers far from one come near it."""
+    limits = np.finfo(diagonal.dtype)
+    exponent = math.frexp(float(diagonal.real.max()))[1]
+    return math.ldexp(1.0, min(max(-exponent, limits.minexp), limits.maxexp - 1)) if abs(exponent) > _FAR else 1.0
 
 
 def _pays(matrix: Matrix) -> str | None:
