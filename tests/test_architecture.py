@@ -61,6 +61,7 @@ ORDER = [
     "backends.preconditioners",
     "backends.entries",
     "backends.lapack",
+    "backends.together",
     "backends.superlu",
     "backends.iterative",
     "backends.function",
@@ -72,6 +73,7 @@ ORDER = [
     "backends.cupy_lu",
     "backends.cupy_preconditioners",
     "backends.*",  # one solver each; they do not import one another
+    "batch",
     "ops",
     "calculus",
     "coordinates",

@@ -22,7 +22,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, array_key, calculus, ops, registration
+from sparsolve import arithmetic, array_key, batch, calculus, registration
 from sparsolve.backends import backward_error, direct, host, structure
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
@@ -585,13 +585,17 @@ MISTAKES = [
     Mistake("memo that compares samples", array_key._same, "(a == b).all()", "True", "wrong_hits"),
     Mistake(
         "memo that ignores the pattern",
-        ops._factor,
-        "(key, structure, values.dtype)",
-        "(key, values.dtype)",
+        batch.Batch._key,
+        "key, self.structure, self.values.dtype",
+        "key, self.values.dtype",
         "wrong_hits",
     ),
     Mistake(
-        "memo that ignores the dtype", ops._factor, "(key, structure, values.dtype)", "(key, structure)", "wrong_hits"
+        "memo that ignores the dtype",
+        batch.Batch._key,
+        "self.structure, self.values.dtype",
+        "self.structure",
+        "wrong_hits",
     ),
     Mistake(
         "analysis that ignores row pointers",
@@ -618,14 +622,16 @@ MISTAKES = [
     # reports and layouts
     Mistake(
         "residual of the wrong system",
-        ops.solve._init_fn.__wrapped__,
-        "vs[i]), adjoint=adjoint",
-        "vs[i]), adjoint=not adjoint",
+        batch.Batch._enter,
+        "adjoint=self.adjoint",
+        "adjoint=not self.adjoint",
         "report",
     ),
-    Mistake("residual with the wrong sign", ops.relative_residual, "b - product", "b + product", "report"),
-    Mistake("residual not relative", ops.relative_residual, "error / (size + (size == 0))", "error", "report"),
-    Mistake("singular called something else", ops._status, "return Status.SINGULAR", "return Status.MAXITER", "report"),
+    Mistake("residual with the wrong sign", batch.relative_residual, "b - product", "b + product", "report"),
+    Mistake("residual not relative", batch.relative_residual, "error / (size + (size == 0))", "error", "report"),
+    Mistake(
+        "singular called something else", batch._status, "return Status.SINGULAR", "return Status.MAXITER", "report"
+    ),
     Mistake("a conj lost in mH", sps.SparseMatrix.mH.fget, "A.values.conj()", "A.values", "layouts"),
     Mistake(
         "mH with the values in the old order",

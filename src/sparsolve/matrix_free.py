@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from .backends import device_module, solver_module
+from .batch import REPORT, located, relative_residual
+from .batch import columns as columns_of
 from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
 from .operators import Operator, form_of, probe, product
-from .ops import REPORT, located, on_its_device, relative_residual
-from .ops import columns as columns_of
+from .ops import on_its_device
 from .registration import attach, on_the_ground, one_level_out
 from .result import Info, Solution
 from .solvers import cotangent, decode, split, tangent

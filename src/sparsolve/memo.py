@@ -76,7 +76,7 @@ class Memo(Generic[T]):
                 if entry is not None:
                     self._entries.move_to_end(entry.key)  # itself, not an equal one, so nothing is compared again
                     if entry.value is not None:
-                        self.hits += 1
+                        self.hits += entry.matrices
                         self._wanted.serve(entry, source)
                         return entry.value
             if entry is None:
@@ -98,7 +98,8 @@ class Memo(Generic[T]):
                         return None
                 value = make(*arrays)
                 with self._lock:
-                    self.made += 1
+                    entry.matrices = getattr(value, "matrices", 1)
+                    self.made += entry.matrices
                     entry.value = value
                     if self._entries.get(key) is entry:
                         entry.nbytes = _OVERHEAD + key.nbytes + int(getattr(value, "nbytes", 0))

@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial, wraps
-from types import ModuleType
+from functools import wraps
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from .backends import Factor, Outcome, device_module, solver_module
-from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
-from .krylov_columns import namespace
-from .memo import FACTORS
-from .result import Status
+from .backends import device_module
+from .batch import REPORT, Batch
 from .retention import Source
-from .solvers import Solver, asked
-from .threads import each
 
-__all__ = ["REPORT", "bodies", "columns", "located", "on_its_device", "relative_residual"]
+__all__ = ["bodies", "on_its_device"]
 
-REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
@@ -74,39 +67,13 @@ def solve(
 
     With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 4, k)`; without, it is raised.
     """
-    on = device_module(values.device.type)
-    n, k = b.shape[-2:]
+    on, n = device_module(values.device.type), b.shape[-2]
     structure = on.structure_of(crow, col, (n, n))
-    vs, bs = _flat(on.array(values), 1), _flat(on.array(b), 2)
-    memory, offset = StorageWeakRef(values.untyped_storage()), int(values.storage_offset())
-    starts = [None] * len(bs) if x0 is None else _flat(on.array(x0), 2)
-    x, reports = on.empty(bs.shape, bs), on.zeros((len(bs), REPORT, k if report else 0))
-    record, key, purpose = asked(solver)
-    module = solver_module(type(record).__name__, values.device.type)
-
-    def one(i: int) -> Factor | None:
-        factor = None
-        try:
-            factor = _factor(key, record, module, structure, vs[i], Source(memory, offset + i))
-            outcome = (columns if report else _whole)(factor, bs[i], adjoint, starts[i])
-        except SolveError as error:
-            if purpose == "cotangent" and not bs[i].any():  # no gradient is asked of a matrix that failed before
-                outcome = Outcome(0.0)
-            elif report:
-                outcome = Outcome(math.nan, int(_status(error)))
-            else:
-                raise located(error, i if len(bs) > 1 else None, adjoint, purpose) from error
-        x[i] = outcome.x
-        if report:
-            reports[i, 0], reports[i, 1], reports[i, 3] = outcome.status, outcome.iterations, outcome.strategy
-            product = partial(on.multiply, on.matrix(structure, vs[i]), adjoint=adjoint)
-            reports[i, 2] = relative_residual(on, product, bs[i], x[i])
-        return factor
-
-    if n and k and len(bs):
-        first = one(0)  # what it finds out about the pattern, the others use, whichever thread is first
-        if len(bs) > 1:
-            each(lambda i: one(i + 1), len(bs) - 1, worthwhile=getattr(first, "worth_a_thread", False))
+    source = Source(StorageWeakRef(values.untyped_storage()), int(values.storage_offset()))
+    vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
+    batch = Batch(values.device.type, structure, vs, bs, x0s, solver, source, adjoint=adjoint, report=report)
+    batch.solve(distinct=_all_differ(values))
+    x, reports = batch.x, batch.reports
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
@@ -129,9 +96,7 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     on = device_module(u.device.type)
     structure = on.structure_of(crow, col, (u.shape[-2], v.shape[-2]))
     us, vs = _flat(on.array(u), 2), _flat(on.array(v), 2)
-    out = on.empty((len(us), col.shape[0]), us)
-    for i in range(len(us)):
-        out[i] = on.sampled(structure, us[i], vs[i])
+    out = on.sampled(structure, us, vs)
     return on.tensor(out.reshape(*u.shape[:-2], col.shape[0]))  # type: ignore[no-any-return]
 
 
@@ -159,70 +124,11 @@ def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return u.new_empty((*u.shape[:-2], col.shape[0]))
 
 
+def _all_differ(values: Tensor) -> bool:
+    """Whether no matrix of a batch is another one by expansion; of such there is one factorization."""
+    return all(stride or size == 1 for size, stride in zip(values.shape[:-1], values.stride()[:-1], strict=True))
+
+
 def _flat(a: Any, core: int) -> Any:
     """All batch dimensions as one, before the last `core`."""
     return a[None] if a.ndim == core else a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])
-
-
-def _factor(key: str, solver: Solver, module: ModuleType, structure: Any, values: Any, source: Source) -> Factor:
-    """The factorization, made now or found again."""
-
-    def remembered(make: Callable[[Any], Any], key: str = key) -> Any:
-        return FACTORS.get((key, structure, values.dtype), (values,), make, source)
-
-    return module.factorize(structure, values, solver, remembered)  # type: ignore[no-any-return]
-
-
-def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
-    """All columns at once; one that failed is an error."""
-    outcome = factor.solve(b, adjoint=adjoint, x0=x0)
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome
-
-
-def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
-    """All columns at once; where that fails, each by itself, so that one bad right-hand side does not take the others along."""
-    try:
-        return factor.solve(b, adjoint=adjoint, x0=x0)
-    except SolveError as error:
-        if b.shape[1] == 1:
-            return Outcome(math.nan, int(_status(error)))
-    parts = [slice(j, j + 1) for j in range(b.shape[1])]
-    each = [columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
-    x = b * math.nan
-    status, iterations, strategy = namespace(b).zeros((3, b.shape[1]), dtype=int)
-    for j, outcome in zip(parts, each, strict=True):
-        x[:, j], status[j], iterations[j], strategy[j] = outcome[:4]
-    return Outcome(x, status, iterations, strategy)
-
-
-def relative_residual(on: Any, product: Callable[[Any], Any], b: Any, x: Any) -> Any:
-    """`‖b − A x‖₂ / ‖b‖₂` for each column, with `product(x) = A x`; scaled by the largest entry of b, so that no square overflows."""
-    with on.quiet():
-        largest = abs(b).max(axis=0)
-        scale = largest + (largest == 0)
-        b = b / scale
-        r = b - product(x / scale)
-        size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b, r))
-        return error / (size + (size == 0))
-
-
-def _status(error: SolveError) -> int:
-    if isinstance(error, SingularMatrixError):
-        return Status.SINGULAR
-    if isinstance(error, ConvergenceError):
-        return Status.MAXITER
-    return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
-
-
-def located(error: SolveError, batch_index: int | None, adjoint: bool, purpose: str) -> SolveError:
-    """The same error, saying which system it was, and what the solution was for."""
-    fact = str(error)
-    if purpose == "tangent":
-        fact += " This was the solve for a tangent, as forward mode needs it."
-    if purpose == "cotangent":
-        fact += " This was the solve for a gradient."
-    if adjoint:
-        fact += " It was with the adjoint of A."
-    return type(error)(sentence(fact, batch_index=batch_index))

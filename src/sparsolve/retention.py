@@ -45,17 +45,18 @@ class Entry(Generic[T]):
 
     Attributes:
         held: under which key of `Retention` its source is watched; None where it is idle, or never had one.
+        matrices: how many it is the factorization of.
         served: whether it was found again since it was made, as by a gradient.
     """
 
-    __slots__ = ("held", "key", "lock", "nbytes", "served", "value")
+    __slots__ = ("held", "key", "lock", "matrices", "nbytes", "served", "value")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.lock = threading.Lock()
         self.value: T | None = None
         self.held: tuple[Hashable, Source] | None = None
-        self.nbytes, self.served = 0, False
+        self.nbytes, self.matrices, self.served = 0, 1, False
 
 
 class Retention(Generic[T]):

@@ -232,10 +232,13 @@ def multiply(A: Matrix, x: Any, *, adjoint: bool) -> Any:
 
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:
-    """`(u vᴴ)` at the entries, `u` `(rows, k)` and `v` `(columns, k)`, a column at a time: never nnz x k numbers at once."""
+    """`(u vᴴ)` at the entries, for each of several, `u` `(matrices, rows, k)` and `v` `(matrices, columns, k)`.
+
+    A column at a time: never nnz x k numbers at once.
+    """
     cp = cupy()
-    u, v = cp.ascontiguousarray(u.T), cp.ascontiguousarray(v.conj().T)
-    out = cp.zeros(structure.indices.size, dtype=u.dtype)
-    for j in range(u.shape[0]):
-        out += u[j].take(structure.rows) * v[j].take(structure.indices)
+    out = cp.zeros((len(u), structure.indices.size), dtype=u.dtype)
+    for one, a, b in zip(out, u, v.conj(), strict=True):
+        for column, other in zip(cp.ascontiguousarray(a.T), cp.ascontiguousarray(b.T), strict=True):
+            one += column.take(structure.rows) * other.take(structure.indices)
     return out

@@ -23,8 +23,9 @@ from .diagnosis import indefinite, not_finite, overflow, require_positive, singu
 from .host import Product, Structure
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
+from .together import together
 
-__all__ = ["DirectFactor", "factorize", "suitable"]
+__all__ = ["DirectFactor", "factorize", "suitable", "together"]
 
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 # at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)

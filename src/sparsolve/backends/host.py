@@ -116,7 +116,22 @@ def multiply(A: Product, x: Any, *, adjoint: bool) -> Any:
 
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:
-    """`(u vᴴ)` at the entries, `u` `(rows, k)` and `v` `(columns, k)`, a cache-sized piece at a time: never nnz x k numbers at once."""
+    """`(u vᴴ)` at the entries, for each of several: `u` `(matrices, rows, k)` and `v` `(matrices, columns, k)`."""
+    rows, columns = structure.places
+    if len(u) == 1:
+        return _sampled(structure, u[0], v[0])[None]
+    if u.shape[2] == 1 and len(rows) < _FEW:
+        out = u[:, :, 0].take(rows.numpy(), axis=1)
+        out *= v[:, :, 0].conj().take(columns.numpy(), axis=1)
+        return out
+    out = np.empty((len(u), len(rows)), dtype=u.dtype)
+    for i in range(len(u)):
+        out[i] = _sampled(structure, u[i], v[i])
+    return out
+
+
+def _sampled(structure: Structure, u: Any, v: Any) -> Any:
+    """Of one, `u` `(rows, k)` and `v` `(columns, k)`, a cache-sized piece at a time: never nnz x k numbers at once."""
     nnz, k = structure.indices.size, u.shape[1]
     u, v = np.ascontiguousarray(u), np.ascontiguousarray(v.conj())
     rows, columns = structure.places

@@ -88,7 +88,10 @@ def _pays(matrix: Matrix, work: float) -> bool:
 
 
 def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C", "F"] = "F") -> Any:
-    """LAPACK's band storage: `ab[spare + ku + i - j, j] = A[i, j]`, with `spare` rows above for the fill."""
+    """LAPACK's band storage: `ab[spare + ku + i - j, j] = A[i, j]`, with `spare` rows above for the fill.
+
+    Of several matrices, values `(matrices, nnz)`, the bands are side by side.
+    """
     structure, width = matrix.structure, spare + kl + ku + 1
     by_column, by_row = (width, 1) if order == "F" else (1, structure.shape[0])
     key = (kl, ku, spare, order)
@@ -99,16 +102,18 @@ def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C",
         structure.found[key] = (None, places) if kept.all() else (kept, places[kept])
     kept, places = structure.found[key]
     data = matrix.values
-    ab = np.zeros(width * structure.shape[0], dtype=data.dtype)
-    ab[places] = data if kept is None else data[kept]
-    return ab.reshape(width, -1, order=order)
+    ab = np.zeros((*data.shape[:-1], width * structure.shape[0]), dtype=data.dtype)
+    ab[..., places] = data if kept is None else data[..., kept]
+    if order == "F":
+        return ab.reshape(-1, width).T
+    return ab.reshape(-1, width, structure.shape[0]).swapaxes(0, 1).reshape(width, -1)
 
 
 def _three(matrix: Matrix) -> tuple[Any, Any, Any]:
     """The diagonals below, on and above, of their own memory. Where none has a gap, row by row they are every third entry."""
     structure, data = matrix.structure, matrix.values
     n = structure.shape[0]
-    if data.size == 3 * n - 2 and structure.sorted:
+    if data.shape == (3 * n - 2,) and structure.sorted:
         return data[2::3].copy(), data[::3].copy(), data[1::3].copy()
     above, on, below = _bands(matrix, 1, 1, order="C")
     return below[:-1], on, above[1:]

@@ -1,0 +1,191 @@
+"""The systems of one call: `A x = b` for each matrix of a batch, several at once, on threads, or one after another.
+
+Arrays in, arrays out. A system that fails is an error, or with a report a status.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from .backends import Factor, Outcome, device_module, solver_module
+from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
+from .krylov_columns import namespace
+from .memo import FACTORS
+from .result import Status
+from .retention import Source
+from .solvers import asked
+from .threads import each
+
+__all__ = ["REPORT", "Batch", "columns", "located", "relative_residual"]
+
+REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
+
+
+class Batch:
+    """`A x = b`, or `Aᴴ x = b`, for each of several matrices on one pattern; failures as asked for.
+
+    Args:
+        device: where the arrays are.
+        structure: the device module's analysis of the pattern.
+        values: `(matrices, nnz)`.
+        b, x0: `(matrices, n, k)`; x0 may be None.
+        solver: the string that an op calls it.
+        source: where the first matrix came from.
+        adjoint: solve with `Aᴴ`.
+        report: a failure is a status, and x is NaN there.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        structure: Any,
+        values: Any,
+        b: Any,
+        x0: Any,
+        solver: str,
+        source: Source,
+        *,
+        adjoint: bool,
+        report: bool,
+    ) -> None:
+        self.on, self.structure, self.values, self.b, self.x0 = device_module(device), structure, values, b, x0
+        self.record, self.key, self.purpose = asked(solver)
+        self.module = solver_module(type(self.record).__name__, device)
+        self.source, self.adjoint, self.report = source, adjoint, report
+        self.x = self.on.empty(b.shape, b)
+        self.reports = self.on.zeros((len(b), REPORT, b.shape[2] if report else 0))
+
+    def solve(self, distinct: bool) -> None:
+        """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`.
+
+        Args:
+            distinct: whether no matrix is there twice, as far as is known.
+        """
+        left = list(range(len(self.b))) if self.b.size else []
+        if distinct and len(left) > 1:
+            left = self._together(left)
+        if left:
+            first = self._one(left[0])  # what it finds out about the pattern, the others use, whichever thread is first
+            if len(left) > 1:
+                worthwhile = getattr(first, "worth_a_thread", False)
+                each(lambda i: self._one(left[i + 1]), len(left) - 1, worthwhile=worthwhile)
+
+    def _together(self, all_: list[int]) -> list[int]:
+        """Solve several matrices at once, where the solver's module does that and none of them is doubtful; which are left."""
+        how = (
+            self.module.together(self.structure, self.values, self.record) if hasattr(self.module, "together") else None
+        )
+        if how is None:
+            return all_
+        width, make = how
+        left = []
+        for i in all_[::width]:
+            part = slice(i, min(i + width, len(all_)))
+            found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self._source(i))
+            x = found.solve(self.b[part], adjoint=self.adjoint)
+            if x is None:
+                left += all_[part]
+            else:
+                for j in all_[part]:
+                    self._enter(j, Outcome(x[j - i], strategy=found.strategy))
+        return left
+
+    def _one(self, i: int) -> Factor | None:
+        """Solve with one matrix."""
+        factor = None
+        try:
+            factor = self._factor(i)
+            x0 = None if self.x0 is None else self.x0[i]
+            outcome = (columns if self.report else _whole)(factor, self.b[i], self.adjoint, x0)
+        except SolveError as error:
+            if (
+                self.purpose == "cotangent" and not self.b[i].any()
+            ):  # no gradient is asked of a matrix that failed before
+                outcome = Outcome(0.0)
+            elif self.report:
+                outcome = Outcome(math.nan, int(_status(error)))
+            else:
+                raise located(error, i if len(self.b) > 1 else None, self.adjoint, self.purpose) from error
+        self._enter(i, outcome)
+        return factor
+
+    def _factor(self, i: int) -> Factor:
+        """The factorization of a matrix, made now or found again."""
+
+        def remembered(make: Callable[[Any], Any], key: str = self.key) -> Any:
+            return FACTORS.get(self._key(key), (self.values[i],), make, self._source(i))
+
+        return self.module.factorize(self.structure, self.values[i], self.record, remembered)  # type: ignore[no-any-return]
+
+    def _key(self, key: str, *more: str) -> tuple[Any, ...]:
+        return key, self.structure, self.values.dtype, *more
+
+    def _source(self, i: int) -> Source:
+        return Source(self.source.memory, self.source.place + i)
+
+    def _enter(self, i: int, outcome: Outcome) -> None:
+        """Write down what a solve came to."""
+        self.x[i] = outcome.x
+        if self.report:
+            report, on = self.reports[i], self.on
+            report[0], report[1], report[3] = outcome.status, outcome.iterations, outcome.strategy
+            product = partial(on.multiply, on.matrix(self.structure, self.values[i]), adjoint=self.adjoint)
+            report[2] = relative_residual(on, product, self.b[i], self.x[i])
+
+
+def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+    """All columns at once; one that failed is an error."""
+    outcome = factor.solve(b, adjoint=adjoint, x0=x0)
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome
+
+
+def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+    """All columns at once; where that fails, each by itself, so that one bad right-hand side does not take the others along."""
+    try:
+        return factor.solve(b, adjoint=adjoint, x0=x0)
+    except SolveError as error:
+        if b.shape[1] == 1:
+            return Outcome(math.nan, int(_status(error)))
+    parts = [slice(j, j + 1) for j in range(b.shape[1])]
+    each = [columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
+    x = b * math.nan
+    status, iterations, strategy = namespace(b).zeros((3, b.shape[1]), dtype=int)
+    for j, outcome in zip(parts, each, strict=True):
+        x[:, j], status[j], iterations[j], strategy[j] = outcome[:4]
+    return Outcome(x, status, iterations, strategy)
+
+
+def relative_residual(on: Any, product: Callable[[Any], Any], b: Any, x: Any) -> Any:
+    """`‖b − A x‖₂ / ‖b‖₂` for each column, with `product(x) = A x`; scaled by the largest entry of b, so that no square overflows."""
+    with on.quiet():
+        largest = abs(b).max(axis=0)
+        scale = largest + (largest == 0)
+        b = b / scale
+        r = b - product(x / scale)
+        size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b, r))
+        return error / (size + (size == 0))
+
+
+def _status(error: SolveError) -> int:
+    if isinstance(error, SingularMatrixError):
+        return Status.SINGULAR
+    if isinstance(error, ConvergenceError):
+        return Status.MAXITER
+    return Status.NOT_POSITIVE_DEFINITE if isinstance(error, NotPositiveDefiniteError) else Status.BREAKDOWN
+
+
+def located(error: SolveError, batch_index: int | None, adjoint: bool, purpose: str) -> SolveError:
+    """The same error, saying which system it was, and what the solution was for."""
+    fact = str(error)
+    if purpose == "tangent":
+        fact += " This was the solve for a tangent, as forward mode needs it."
+    if purpose == "cotangent":
+        fact += " This was the solve for a gradient."
+    if adjoint:
+        fact += " It was with the adjoint of A."
+    return type(error)(sentence(fact, batch_index=batch_index))
