@@ -175,6 +175,37 @@ def test_callable_solver() -> None:
     torch.testing.assert_close(f(values, b), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does so itself
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_backward_of_a_users_function(dtype: torch.dtype) -> None:
+    """There Dynamo refuses some questions about a tensor."""
+    values, pattern, b = problem(dtype=dtype)
+
+    class Equilibrium(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, v: Tensor, b: Tensor) -> Tensor:
+            ctx.save_for_backward(v)
+            return sps.solve(sps.SparseMatrix(v, pattern), b)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+            (v,) = ctx.saved_tensors
+            A = 2.0 * sps.SparseMatrix(v, sps.Pattern(pattern.crow, pattern.col, pattern.shape))
+            return None, sps.solve(A, 2 * sps.matmul(A, sps.solve(A.mH, 2 * grad)))
+
+    right = b.requires_grad_()
+    (got,) = torch.autograd.grad(compiled(lambda v, b: Equilibrium.apply(v, b))(values, right).abs().sum(), right)
+    (expected,) = torch.autograd.grad(Equilibrium.apply(values, right).abs().sum(), right)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_sparse_right_hand_side_is_refused_where_the_graph_may_break() -> None:
+    values, pattern, b = problem()
+    f = torch.compile(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b), backend="aot_eager")
+    with pytest.raises(TypeError, match=r"b must be dense, not torch\.sparse_coo"):
+        f(values, b.to_sparse())
+
+
 def test_failure_is_the_same_error() -> None:
     values, pattern, b = problem()
     f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))

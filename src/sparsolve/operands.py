@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import sentence
+from .errors import is_dense, sentence
 from .pattern import Pattern
 
 __all__ = [
@@ -102,7 +102,7 @@ def require_dense(name: str, t: Tensor) -> None:
         raise TypeError(
             sentence(f"{name} must be a torch.Tensor, not a {type(t).__name__}.", remedy="Use torch.as_tensor.")
         )
-    if t.layout is not torch.strided:
+    if not is_dense(t):
         raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
 
 
@@ -132,7 +132,7 @@ def require_length(values: Tensor, pattern: Pattern) -> None:
 
 def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
     """One matrix and one vector that fit as they are: most calls, for which the checks below would be half of the overhead."""
-    if not (isinstance(values, Tensor) and isinstance(b, Tensor) and values.layout is b.layout is torch.strided):
+    if not (isinstance(values, Tensor) and isinstance(b, Tensor) and is_dense(values) and is_dense(b)):
         return False
     dtype, device = values.dtype, values.device
     return (
