@@ -15,6 +15,7 @@ __all__ = [
     "DTYPES",
     "as_columns",
     "guess",
+    "in_autocast",
     "plan",
     "require_batches",
     "require_dense",
@@ -148,7 +149,13 @@ def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
 def uncast(t: Tensor) -> Tensor:
     """Inside torch.autocast a half tensor is float32 again, as for torch.linalg: it was not the user who asked for half."""
     half = isinstance(t, Tensor) and t.dtype in (torch.float16, torch.bfloat16)
-    return t.float() if half and torch.is_autocast_enabled(t.device.type) else t
+    return t.float() if half and in_autocast(t) else t
+
+
+def in_autocast(t: Tensor) -> bool:
+    """Whether torch.autocast is active for a tensor's device; torch refuses to say so of one that has none, as meta."""
+    device = t.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _same(x: Tensor) -> Tensor:
