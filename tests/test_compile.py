@@ -206,6 +206,23 @@ def test_a_sparse_right_hand_side_is_refused_where_the_graph_may_break() -> None
         f(values, b.to_sparse())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["solve", "matmul"])
+def test_a_dual_number_inside(name: str, backend: str, dtype: torch.dtype) -> None:
+    """Compiled code opens its level where Python's count of them does not see it; no tangent may be lost."""
+    values, pattern, b = problem(dtype=dtype)
+    forward_ad = torch.autograd.forward_ad
+
+    def tangent(f: Any, v: Tensor, b: Tensor) -> Any:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(f(forward_ad.make_dual(v, v.sin()), b)).tangent
+
+    ours = partial(tangent, lambda v, b: getattr(sps, name)(sps.SparseMatrix(v, pattern), b))
+    expected = tangent(lambda v, b: getattr(oracle, name)(v, pattern, b), values, b)
+    torch.testing.assert_close(compiled(lambda v, b: ours(v, b), backend)(values, b), expected)
+
+
 def test_failure_is_the_same_error() -> None:
     values, pattern, b = problem()
     f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))
