@@ -113,6 +113,34 @@ def test_checkpoint(dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@both_sides
+@both_dtypes
+@both_functions
+def test_no_grad_around_transforms_and_inside_of_them(name: str, dtype: torch.dtype, adjoint: bool) -> None:
+    """What is not recorded does not require a gradient: the mode is that of the user at every level."""
+    values, pattern, b = problem(dtype)
+    oracles = {"solve": oracle.solve, "matmul": oracle.matmul}
+
+    def states(f: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        def constant(w: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = f(values, b)
+            return (w * x).sum().real
+
+        with torch.no_grad():
+            out = [*torch.func.jvp(f, (values, b), (values.detach(), b.detach()))]
+            batch = torch.stack([values, 2 * values]).requires_grad_()
+            out += torch.func.jvp(lambda v: torch.vmap(f, (0, None))(v, b), (batch,), (batch.detach(),))
+        return [*out, torch.func.grad(constant)(b.detach())]
+
+    ours = states(lambda v, b: FUNCTIONS[name](sps.SparseMatrix(v, pattern), b, adjoint=adjoint))
+    dense = states(lambda v, b: oracles[name](v, pattern, b, adjoint))
+    for x, expected in zip(ours, dense, strict=True):
+        assert not x.requires_grad
+        assert not expected.requires_grad
+        torch.testing.assert_close(x, expected)
+
+
 def views(t: Tensor) -> dict[str, Tensor]:
     """The same numbers with lazy bits, or with other strides."""
     spread = torch.stack([t, t + 1], dim=-1)[..., 0]

@@ -175,6 +175,54 @@ def test_callable_solver() -> None:
     torch.testing.assert_close(f(values, b), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo does so itself
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_backward_of_a_users_function(dtype: torch.dtype) -> None:
+    """There Dynamo refuses some questions about a tensor."""
+    values, pattern, b = problem(dtype=dtype)
+
+    class Equilibrium(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, v: Tensor, b: Tensor) -> Tensor:
+            ctx.save_for_backward(v)
+            return sps.solve(sps.SparseMatrix(v, pattern), b)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+            (v,) = ctx.saved_tensors
+            A = 2.0 * sps.SparseMatrix(v, sps.Pattern(pattern.crow, pattern.col, pattern.shape))
+            return None, sps.solve(A, 2 * sps.matmul(A, sps.solve(A.mH, 2 * grad)))
+
+    right = b.requires_grad_()
+    (got,) = torch.autograd.grad(compiled(lambda v, b: Equilibrium.apply(v, b))(values, right).abs().sum(), right)
+    (expected,) = torch.autograd.grad(Equilibrium.apply(values, right).abs().sum(), right)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_sparse_right_hand_side_is_refused_where_the_graph_may_break() -> None:
+    values, pattern, b = problem()
+    f = torch.compile(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b), backend="aot_eager")
+    with pytest.raises(TypeError, match=r"b must be dense, not torch\.sparse_coo"):
+        f(values, b.to_sparse())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("name", ["solve", "matmul"])
+def test_a_dual_number_inside(name: str, backend: str, dtype: torch.dtype) -> None:
+    """Compiled code opens its level where Python's count of them does not see it; no tangent may be lost."""
+    values, pattern, b = problem(dtype=dtype)
+    forward_ad = torch.autograd.forward_ad
+
+    def tangent(f: Any, v: Tensor, b: Tensor) -> Any:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(f(forward_ad.make_dual(v, v.sin()), b)).tangent
+
+    ours = partial(tangent, lambda v, b: getattr(sps, name)(sps.SparseMatrix(v, pattern), b))
+    expected = tangent(lambda v, b: getattr(oracle, name)(v, pattern, b), values, b)
+    torch.testing.assert_close(compiled(lambda v, b: ours(v, b), backend)(values, b), expected)
+
+
 def test_failure_is_the_same_error() -> None:
     values, pattern, b = problem()
     f = compiled(lambda v, b: sps.solve(sps.SparseMatrix(v, pattern), b))

@@ -448,6 +448,22 @@ def test_autocast() -> None:
         assert torch.equal(total(K, half), total(K, half.float()))
 
 
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_the_meta_device(adjoint: bool) -> None:
+    """Shapes and dtypes without numbers, as for a matrix."""
+    params, b = torch.ones(N, device="meta"), torch.ones(N, 2, device="meta", dtype=torch.float64)
+
+    def x_of(params: Tensor) -> Tensor:
+        return sps.solve(sps.Operator(torch.mul, params), b, sps.CG(), adjoint=adjoint)
+
+    for x in (x_of(params), jvp(x_of, (params,), (params,))[1], sps.matmul(sps.Operator(torch.mul, params), b)):
+        assert (x.device.type, x.shape, x.dtype) == ("meta", b.shape, b.dtype)
+    assert grad(lambda p: x_of(p).sum())(params).shape == (N,)
+    A = sps.SparseMatrix(params, sps.Pattern(torch.arange(N + 1), torch.arange(N), (N, N)).to("meta"))
+    with pytest.raises(TypeError, match=r"b has dtype torch\.float16"):
+        sps.solve(A, b.half())
+
+
 @pytest.mark.parametrize("columns", [(), (1,), (3,)], ids=str)
 @pytest.mark.parametrize(
     "solver", [sps.CG(), sps.MINRES(), sps.GMRES(), sps.BiCGStab(), sps.CGS()], ids=lambda s: type(s).__name__

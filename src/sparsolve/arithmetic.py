@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import sentence
+from .errors import is_dense, sentence
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, pointers, unchecked
 
@@ -118,7 +118,7 @@ def diagonal_pattern(d: Tensor) -> Pattern:
 
 def require_scalar(s: Any) -> Any:
     """A number, or a tensor of no dimensions: of a vector nobody knows whether it scales rows, columns or a batch."""
-    if isinstance(s, Tensor) and s.dim() == 0 and s.layout is torch.strided:
+    if isinstance(s, Tensor) and s.dim() == 0 and is_dense(s):
         return s
     if isinstance(s, (int, float, complex)):
         return s

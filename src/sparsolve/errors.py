@@ -15,6 +15,7 @@ __all__ = [
     "PatternError",
     "SingularMatrixError",
     "SolveError",
+    "is_dense",
     "kind_of",
     "of_device",
     "sentence",
@@ -52,6 +53,11 @@ def of_device(error: BaseException) -> bool:
     """Whether CUDA or one of its libraries says so, of this call or of earlier work: then the arguments at hand are not the cause."""
     told = isinstance(error, (torch.AcceleratorError, torch.OutOfMemoryError))
     return told or "cupy" in type(error).__module__.partition(".")[0]
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether a tensor is dense. In the backward of a user's Function Dynamo refuses `layout`; it has dense tensors only, if it looks at all."""
+    return not t.is_sparse if torch.compiler.is_dynamo_compiling() else t.layout is torch.strided
 
 
 def kind_of(thing: object) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .errors import sentence
+from .errors import is_dense, sentence
 from .pattern import Pattern
 
 __all__ = [
     "DTYPES",
     "as_columns",
     "guess",
+    "in_autocast",
     "plan",
     "require_batches",
     "require_dense",
@@ -102,7 +103,7 @@ def require_dense(name: str, t: Tensor) -> None:
         raise TypeError(
             sentence(f"{name} must be a torch.Tensor, not a {type(t).__name__}.", remedy="Use torch.as_tensor.")
         )
-    if t.layout is not torch.strided:
+    if not is_dense(t):
         raise TypeError(sentence(f"{name} must be dense, not {t.layout}.", remedy="Use .to_dense()."))
 
 
@@ -132,7 +133,7 @@ def require_length(values: Tensor, pattern: Pattern) -> None:
 
 def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
     """One matrix and one vector that fit as they are: most calls, for which the checks below would be half of the overhead."""
-    if not (isinstance(values, Tensor) and isinstance(b, Tensor) and values.layout is b.layout is torch.strided):
+    if not (isinstance(values, Tensor) and isinstance(b, Tensor) and is_dense(values) and is_dense(b)):
         return False
     dtype, device = values.dtype, values.device
     return (
@@ -148,7 +149,13 @@ def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
 def uncast(t: Tensor) -> Tensor:
     """Inside torch.autocast a half tensor is float32 again, as for torch.linalg: it was not the user who asked for half."""
     half = isinstance(t, Tensor) and t.dtype in (torch.float16, torch.bfloat16)
-    return t.float() if half and torch.is_autocast_enabled(t.device.type) else t
+    return t.float() if half and in_autocast(t) else t
+
+
+def in_autocast(t: Tensor) -> bool:
+    """Whether torch.autocast is active for a tensor's device; torch refuses to say so of one that has none, as meta."""
+    device = t.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _same(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import sentence
-from .operands import DTYPES, as_columns, require_dense
+from .operands import DTYPES, as_columns, in_autocast, require_dense
 from .registration import is_followed, numbers
 
 __all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
@@ -83,7 +83,7 @@ class Form:
             leaves.append(leaf.to(dtype))
             start += size
         params = optree.tree_unflatten(self.tree, leaves)
-        if not torch.is_autocast_enabled(x.device.type):
+        if not in_autocast(x):
             return self.function(params, x)
         with torch.autocast(x.device.type, enabled=False):  # half products would be those of another operator
             return self.function(params, x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .errors import PatternError, kind_of, of_device, sentence
+from .errors import PatternError, is_dense, kind_of, of_device, sentence
 
 __all__ = ["Pattern", "check_entries", "check_form", "check_places", "pointers", "unchecked"]
 
@@ -213,7 +213,7 @@ def _check_indices(shape: tuple[int, int], **named: Tensor) -> None:
     if shape[0] < 0 or shape[1] < 0:
         raise PatternError(sentence(f"shape is {shape}; both numbers must be at least 0."))
     for name, t in named.items():
-        if not isinstance(t, Tensor) or t.layout is not torch.strided:
+        if not isinstance(t, Tensor) or not is_dense(t):
             remedy = "Use .to_dense()." if isinstance(t, Tensor) else "Wrap it in torch.as_tensor."
             raise PatternError(sentence(f"{name} is {kind_of(t)}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:

@@ -10,7 +10,7 @@ interpreter of the current functorch level is already peeled off, so a plain sin
 right, and Dynamo sees an op, never a Function. Three details make it whole:
 
 - `Function.apply` switches grad mode and forward-grad mode off while `forward` runs. Levels further out still
-  need them when functorch transforms are active, so they are switched on again (`_for_outer_levels`).
+  need them when functorch transforms are active, so grad mode is as it was, and the other one on again (`_for_outer_levels`).
 - Saved tensors stay dual, or forward-over-reverse loses a term; the tangent rule must see primals, so it
   takes the primal of each at its own level.
 - The same tensors are saved for backward and for forward mode.
@@ -25,6 +25,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,13 +67,13 @@ _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 
 
-def _for_outer_levels() -> contextlib.AbstractContextManager[Any]:
-    return _both_grad_modes() if _transforming() else _NOTHING
+def _for_outer_levels(grad: bool) -> contextlib.AbstractContextManager[Any]:
+    return _both_grad_modes(grad) if _transforming() else _NOTHING
 
 
 @contextlib.contextmanager
-def _both_grad_modes() -> Iterator[None]:
-    with torch.enable_grad(), _set_fwd_grad_enabled(True):
+def _both_grad_modes(grad: bool) -> Iterator[None]:
+    with torch.set_grad_enabled(grad), _set_fwd_grad_enabled(True):
         yield
 
 
@@ -224,7 +225,7 @@ def _rules(backward: Rule, jvp: Rule, unread: tuple[int, ...], several: bool) ->
         return backward(inputs, output, ctx.needs_input_grad, grads[0])
 
     def push(ctx: Any, *tangents: Tensor | None) -> Any:
-        with _for_outer_levels():
+        with _for_outer_levels(torch.is_grad_enabled()):
             inputs, output = _saved(ctx, primal=True)
             tangent = jvp(inputs, output, tangents)
             return (tangent, None) if several else tangent
@@ -257,17 +258,16 @@ def attach(
         with _AutoDispatchBelowAutograd():
             return op(*args)
 
-    def forward(*args: Any) -> Any:
-        with _for_outer_levels():
+    def forward(grad: bool, *args: Any) -> Any:
+        with _for_outer_levels(grad):
             return below(*args)
 
-    recorded = _function_of(name, forward, rules)
+    recorded = {grad: _function_of(name, partial(forward, grad), rules) for grad in (False, True)}
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        if _nothing_to_record(args):
-            return below(*args)
+        # also where nothing seems to be recorded: of a dual level that compiled code has opened, only torch's C++ knows
         with enable_single_level_autograd_function():
-            return recorded.apply(*args)
+            return recorded[torch.is_grad_enabled()].apply(*args)
 
     torch.library.register_autograd(f"sparsolve::{name}", pull, setup_context=setup_context)
     torch.library.register_vmap(f"sparsolve::{name}", vmap)
