@@ -258,10 +258,12 @@ def installed() -> Iterator[cp.TorchCuda]:
             cache.cache_clear()
         sps.clear_memo()
         cp.waits = 0
+        gc.freeze()  # the search for cycles below is for what is made from here on, not for all that torch's import made
         try:
             yield torch_cuda
         finally:
             sps.clear_memo()  # while there is somebody to free its memory
             gc.collect()
+            gc.unfreeze()
             for cache in caches:
                 cache.cache_clear()

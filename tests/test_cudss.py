@@ -20,11 +20,13 @@ import standin_cupy as cp
 import standin_cupyx as cpx
 from sparsolve import backends
 from sparsolve.backends import cudss, cudss_handle, cudss_library, cupy_lu, cupy_runtime, mkl
+from sparsolve.backends.backward_error import BackwardError
 from systems import SINGULAR, SYSTEMS, grid, made
 from test_cupy import (  # noqa: F401  run here again, on the `device` below
     solve,
     system,
     test_a_pattern_is_analysed_for_each_device,
+    test_a_solution_that_overflows_is_an_error,
     test_all_memory_is_torchs_and_goes_back,
     test_c4t,
     test_compiled,
@@ -285,9 +287,9 @@ def small_row(library):
 
 
 BY_ROWS = (
-    cupy_lu.LUFactor._refined,
-    "self._sums[adjoint], self._norms[adjoint][0]",
-    "*2 * (self._norms[adjoint][1],)",
+    BackwardError.refined,
+    "if self._small(residual, x, norms)",
+    "if self._small(residual, x, self._of_all(norms))",
 )
 PROOF = (cupy_lu.LUFactor._condition, ' or getattr(made, "perturbed", 0) > 0', "")
 

@@ -20,6 +20,7 @@ import standin_cupyx as cpx
 import test_gpu
 from sparsolve import array_key, backends, convert_cupy, memo
 from sparsolve.backends import cupy_device, cupy_lu, cupy_runtime, host
+from sparsolve.backends.backward_error import DistrustedError
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
 from test_solve import check
 from transforms import COMPOSITIONS, tensors
@@ -270,16 +271,18 @@ def test_strategies(device):
 
 def test_a_doubtful_factorization_is_followed_by_the_next(device, monkeypatch):
     values, pattern, b = system("banded", F64, 3)
-    refined = cupy_lu.LUFactor._refined
+    refined, strategy = cupy_lu.LUFactor._refined, sps.Strategy.SUPERLU_SYMMETRIC
 
     def distrusts(self, lu, b, adjoint):
-        return None if self._strategy is sps.Strategy.SUPERLU_SYMMETRIC else refined(self, lu, b, adjoint)
+        if self._strategy is strategy:
+            raise DistrustedError("A large residual was left.", None)
+        return refined(self, lu, b, adjoint)
 
     monkeypatch.setattr(cupy_lu.LUFactor, "_refined", distrusts)
     x, info = sps.solve_with_info(sps.SparseMatrix(values, pattern), b)
     check(values, pattern, b, x, False)
     assert info.strategy.tolist() == [sps.Strategy.SUPERLU] * 3
-    monkeypatch.setattr(cupy_lu.LUFactor, "_refined", lambda *_: None)
+    strategy = sps.Strategy.SUPERLU
     with pytest.raises(sps.SingularMatrixError, match="large residual"):
         solve(values, pattern, b, adjoint=True)
 
@@ -312,8 +315,10 @@ def test_single_precision_without_subnormal_numbers(device, size):
 
 def test_a_solution_that_overflows_is_an_error(device):
     values, pattern, b = system("banded", F64, 2)
-    with pytest.raises(sps.SolveError):
+    with pytest.raises(sps.SolveError, match="larger than the largest number of its dtype") as caught:
         solve(1e-200 * values, pattern, 1e200 * b)
+    assert type(caught.value) is sps.SolveError
+    torch.testing.assert_close(1e-200 * solve(1e-200 * values, pattern, b), oracle.solve(values, pattern, b))
 
 
 def test_one_singular_matrix_of_a_batch(device):

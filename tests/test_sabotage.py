@@ -572,9 +572,9 @@ MISTAKES = [
     ),
     Mistake(
         "residual never looked at",
-        backward_error.BackwardError.small,
+        backward_error.BackwardError._small,
         "<= bound)",
-        "<= np.inf)",
+        "<= math.inf)",
         "wrong_factor",
     ),
     Mistake("condition never looked at", direct.DirectFactor._judge, "found * eps < 1.0", "True", "refusal"),

@@ -27,6 +27,7 @@ from .convert_checks import (
     require_described,
     require_matrix,
     require_tensor,
+    rising,
     undescribed,
     unknown_dtype,
 )
@@ -123,7 +124,7 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     if T.is_cuda:
         return convert_cupy.t2c_coo(T)
     row, col, data = _lent(T.indices()[0]), _lent(T.indices()[1]), _lent(T.values())
-    if not _fresh(row, col).all():  # called coalesced, but is not
+    if not rising(row, col).all():  # called coalesced, but is not
         row, col, data = _summed(row, col, data)
     M = sp.coo_matrix(tuple(T.shape))
     M.data, M.coords = data, (row, col)  # the constructor would turn int64 indices into int32
@@ -192,7 +193,7 @@ def c2t_coo(M: Any) -> Tensor:
         return convert_cupy.c2t_coo(M)
     require_described(M)
     row, col, data = M.row, M.col, M.data
-    if not _fresh(row, col).all():
+    if not rising(row, col).all():
         row, col, data = _summed(row, col, data)
     indices, values = torch.from_numpy(np.stack([row, col]).astype(np.int64, copy=False)), _tensor(data)
     return _checked(
@@ -208,7 +209,7 @@ def csr_parts(M: Any) -> tuple[Tensor, Tensor, Tensor]:
     entries = int(M.indptr[-1])
     data, indices, indptr = M.data[:entries], M.indices[:entries], M.indptr
     row = np.repeat(np.arange(M.shape[0], dtype=indptr.dtype), np.diff(indptr))
-    if not _fresh(row, indices).all():
+    if not rising(row, indices).all():
         row, indices, data = _summed(row, indices, data)
         indptr = np.searchsorted(row, np.arange(M.shape[0] + 1)).astype(M.indptr.dtype)
     index = np.result_type(indptr, indices)
@@ -232,19 +233,11 @@ def _filled(shape: Any, data: Any, indices: Any, indptr: Any) -> sp.csr_matrix:
     return M
 
 
-def _fresh(row: Any, col: Any) -> Any:
-    """Whether each entry comes after the one before it in row-major order, so that all of them is canonical."""
-    fresh = np.ones(row.size, dtype=bool)
-    step = np.diff(row)
-    fresh[1:] = (step > 0) | ((step == 0) & (np.diff(col) > 0))
-    return fresh
-
-
 def _summed(row: Any, col: Any, data: Any) -> tuple[Any, Any, Any]:
     """Entries in row-major order, those of one place added up in their dtype (true if any is, for bool)."""
     order = np.lexsort((col, row))
     row, col, data = row[order], col[order], data[order]
-    fresh = _fresh(row, col)
+    fresh = np.append(True, rising(row, col))
     return row[fresh], col[fresh], np.add.reduceat(data, np.flatnonzero(fresh), dtype=data.dtype)
 
 

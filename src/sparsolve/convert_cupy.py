@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse
-from .convert_checks import undescribed, unknown_dtype
+from .convert_checks import rising, undescribed, unknown_dtype
 from .errors import of_device, sentence
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
@@ -27,7 +27,7 @@ _DTYPES = (torch.bool, torch.float32, torch.float64, torch.complex64, torch.comp
 def t2c_csr(T: Tensor) -> Any:
     """The CuPy CSR matrix of a checked CSR tensor."""
     values, (crow, col) = _owned(T.values()), _narrow(T, T.crow_indices(), T.col_indices())
-    canonical = _canonical(_rows(crow, col), col)
+    canonical = bool(rising(_rows(crow, col), col).all())
     if not canonical:
         crow, col = crow.clone(), col.clone()
     with here(T.device) as at:
@@ -43,7 +43,7 @@ def t2c_coo(T: Tensor) -> Any:
     """The CuPy COO matrix of a checked, coalesced COO tensor."""
     row, col = T.indices()
     values = _owned(T.values())
-    if not _canonical(row, col):  # called coalesced, but is not
+    if not rising(row, col).all():  # called coalesced, but is not
         row, col, values = _summed(row, col, values, tuple(T.shape))
     row, col = _narrow(T, row, col)
     with here(T.device) as at:
@@ -60,7 +60,7 @@ def c2t_csr(M: Any) -> Tensor:
     indices, data = (t[: int(indptr[-1])] for t in (indices, data))
     index = torch.promote_types(indptr.dtype, indices.dtype)
     row = _rows(indptr, indices)
-    if not _canonical(row, indices):
+    if not rising(row, indices).all():
         row, indices, data = _summed(row, indices, data, tuple(M.shape))
         indptr = torch.searchsorted(row, torch.arange(M.shape[0] + 1, device=row.device, dtype=row.dtype))
     parts = indptr.to(index), indices.to(index), data
@@ -72,7 +72,7 @@ def c2t_csr(M: Any) -> Tensor:
 def c2t_coo(M: Any) -> Tensor:
     """The coalesced COO tensor of a CuPy COO matrix, in memory of its own."""
     row, col, data = _taken(M.row, M.col, M.data)
-    if not _canonical(row, col):
+    if not rising(row, col).all():
         row, col, data = _summed(row, col, data, tuple(M.shape))
     indices = torch.stack([row, col]).long()
     return _checked(
@@ -115,12 +115,6 @@ def _rows(crow: Tensor, col: Tensor) -> Tensor:
         if of_device(error):
             raise
         raise undescribed(str(error), _LOOK) from error
-
-
-def _canonical(row: Tensor, col: Tensor) -> bool:
-    """Whether each entry comes after the one before it in row-major order."""
-    step = row.diff()
-    return bool(((step > 0) | ((step == 0) & (col.diff() > 0))).all())
 
 
 def _summed(row: Tensor, col: Tensor, data: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

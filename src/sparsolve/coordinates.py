@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
+from .convert_checks import rising
 from .errors import of_device, sentence
 from .pattern import Pattern, check_places, pointers, unchecked
 
@@ -64,9 +65,8 @@ def _canonical(indices: Tensor, *, unread: bool) -> bool:
     """Whether each entry comes after the one before it in row-major order; `unread` where that cannot be read."""
     if torch.compiler.is_compiling():
         return unread
-    (row, col), (before, left) = indices[:, 1:].unbind(), indices[:, :-1].unbind()
     try:
-        return bool(((row > before) | ((row == before) & (col > left))).all())
+        return bool(rising(*indices.unbind()).all())
     except RuntimeError as error:
         if of_device(error):
             raise

@@ -1,19 +1,27 @@
-"""How large a residual may be: the backward error of each row, in units of roundoff.
+"""How large a residual may be, and refinement until it is no larger: the backward error of each row, in units of roundoff.
 
 `|b − A x| <= c u ‖A‖ ‖x‖` with the norm of each row of A, so that no row's scale matters, or with that of all (Higham, Accuracy and Stability
 of Numerical Algorithms, 2nd ed., sections 7.1 and 7.2; with `‖b‖` on the right c is twice as large at most, since `‖b‖ <= ‖A‖ ‖x‖ + ‖r‖`).
+Solutions are NumPy's arrays or CuPy's; of CuPy's each look at a residual is one wait for the device.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..krylov_columns import on_host
+from .diagnosis import not_finite, overflow
 from .host import Product, Structure
 
-__all__ = ["LIMITS", "BackwardError", "Limits", "Norms", "largest"]
+__all__ = ["BackwardError", "DistrustedError"]
+
+
+class DistrustedError(Exception):
+    """What is wrong with a decomposition, and the condition found, if it was."""
 
 
 class Limits(NamedTuple):
@@ -42,15 +50,48 @@ class Norms(NamedTuple):
 class BackwardError:
     """Of solutions with one matrix.
 
+    Args:
+        structure, values: of the matrix, without duplicates, on the host.
+        times: how often a solution is refined, at most.
+        units: of roundoff that will do.
+        placed: what brings an array to where the solutions are.
+
     Attributes:
         limits: of its precision.
     """
 
-    def __init__(self, structure: Structure, values: Any, units: float) -> None:
+    def __init__(
+        self, structure: Structure, values: Any, times: int = 5, units: float = 100.0, placed: Any = None
+    ) -> None:
         self.limits = LIMITS[values.dtype.char]
-        self._structure, self._values = structure, values
+        self._structure, self._values, self._times, self._placed = structure, values, times, placed
         self._known: dict[bool, Norms] = {}
-        self._tolerance = self.limits.eps * max(units, structure.shape[0] ** 0.5)
+        self._tolerance: float = self.limits.eps * max(units, structure.shape[0] ** 0.5)
+
+    def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Callable[[Any], Any], exact: bool) -> Any:
+        """x, refined in the matrix's precision (Higham, section 12.1) until the backward error of each row is small.
+
+        Args:
+            x, b: `(n,)` or `(n, k)`; of CuPy `(n, k)`.
+            multiply: A or Aᴴ times x, called `(x, adjoint)`.
+            solve: what x is from.
+            exact: whether `solve` makes rounding errors only.
+
+        Raises:
+            DistrustedError: a large residual is left.
+            SolveError: x overflows.
+        """
+        norms = self.norms(adjoint)
+        for _ in range(self._times):
+            residual = b - multiply(x, adjoint)
+            if self._small(residual, x, norms):
+                return x
+            x = x + solve(residual)
+        if exact and self._small(b - multiply(x, adjoint), x, self._of_all(norms)):
+            return x  # as good as elimination is, where rows of another size had to be pivots
+        if not bool((abs(x) < math.inf).all()):
+            raise not_finite("b", b) or overflow()
+        raise DistrustedError("A large residual was left, even after refinement.", None)
 
     def norms(self, adjoint: bool) -> Norms:
         """The norms of A's rows, or of its columns; found once."""
@@ -62,24 +103,26 @@ class BackwardError:
         """The norms of A's columns, and `|A| d` with d one over these."""
         sizes = self._sizes()
         columns = _sums(sizes, True)
-        self._known[True] = self._bounded(columns)
+        self._known.setdefault(True, self._bounded(columns))
         return columns, sizes(1.0 / columns, False)
 
-    def small(self, residual: Any, x: Any, norms: Norms) -> bool:
+    def _small(self, residual: Any, x: Any, norms: Norms) -> bool:
         """Whether the residual is small enough in each column.
 
         It is divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure.
         """
-        size = np.abs(residual)
-        size /= norms.rows if x.ndim == 1 else norms.rows[:, None]
-        bound = self._tolerance * largest(x) + norms.underflow
-        if x.ndim == 1:  # numbers, which NumPy would compare as arrays
-            return float(np.maximum.reduce(size)) <= float(bound) < math.inf
-        return bool(((np.maximum.reduce(size) <= bound) & (bound < np.inf)).all())
+        size = abs(residual)
+        if x.ndim == 1:  # on the host: numbers, which NumPy would compare as arrays
+            size /= norms.rows
+            bound = self._tolerance * float(np.maximum.reduce(abs(x))) + norms.underflow
+            return float(np.maximum.reduce(size)) <= bound < math.inf
+        size /= norms.rows[:, None]
+        bound = self._tolerance * abs(x).max(axis=0) + norms.underflow
+        return bool(((size.max(axis=0) <= bound) & (bound < math.inf)).all())
 
-    def of_all(self, norms: Norms) -> Norms:
+    def _of_all(self, norms: Norms) -> Norms:
         """The largest norm for every row."""
-        return self._bounded(norms.rows.max(keepdims=True))
+        return self._bounded(on_host(norms.rows).max(keepdims=True))
 
     def _sizes(self) -> Product:
         """`|A|`."""
@@ -87,14 +130,10 @@ class BackwardError:
 
     def _bounded(self, sums: Any) -> Norms:
         np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
-        return Norms(sums, self.limits.least * (1 + 1 / float(np.minimum.reduce(sums))))
+        underflow = self.limits.least * (1 + 1 / float(np.minimum.reduce(sums)))
+        return Norms(sums if self._placed is None else self._placed(sums), underflow)
 
 
 def _sums(sizes: Product, adjoint: bool) -> Any:
     """`|A| 1`, or `|Aᴴ| 1`."""
     return sizes(sizes.structure.ones(sizes.dtype), adjoint)
-
-
-def largest(a: Any) -> Any:
-    """`‖a‖∞` of each column."""
-    return np.maximum.reduce(np.abs(a))

@@ -25,7 +25,7 @@ from ..errors import sentence
 from ..result import Strategy
 from .decomposition import DecompositionError, Kind, NotPositive
 from .host import Structure
-from .strategy import Candidate, Matrix
+from .strategy import Matrix, cholesky
 
 __all__ = ["CANDIDATES", "Analysis", "CholmodDecomposition", "decompose", "missing"]
 
@@ -271,25 +271,4 @@ def _pays(matrix: Matrix) -> str | None:
     return "its pattern came before" if matrix.came_before else None
 
 
-def _suits(matrix: Matrix) -> str | None:
-    why = _pays(matrix)
-    return f"it is positive perhaps, and {why}" if why is not None and matrix.kind == "positive" else None
-
-
-def _may_be_positive(matrix: Matrix) -> str | None:
-    return None if "indefinite" in matrix.structure.found else _suits(matrix)
-
-
-def _decomposed(matrix: Matrix) -> CholmodDecomposition:
-    try:
-        return decompose(matrix.A, matrix.structure, "positive")
-    except NotPositive:
-        if np.isfinite(matrix.A.data).all():
-            matrix.structure.found["indefinite"] = True  # do not try again with other values
-        raise
-
-
-CANDIDATES = (
-    Candidate(Strategy.CHOLMOD, _may_be_positive, _decomposed),
-    Candidate(Strategy.CHOLMOD, _suits, _decomposed, definite=True),
-)
+CANDIDATES = cholesky(Strategy.CHOLMOD, _pays, lambda m: decompose(m.A, m.structure, "positive"))

@@ -10,7 +10,7 @@ cuDSS returns success with wrong numbers for some matrices without a strong diag
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -23,13 +23,14 @@ from ..result import Strategy
 from .cudss_handle import ADJOINT, NORMAL, TRANSPOSED, Handle
 from .cudss_library import missing
 from .cupy_runtime import cupy
-from .decomposition import DecompositionError, Kind, NotPositive, served
+from .decomposition import DecompositionError, Kind, served
 from .host import Structure
-from .strategy import Candidate, Matrix
+from .strategy import Candidate, Matrix, cholesky
 
 __all__ = ["CANDIDATES", "CudssDecomposition", "DeviceMatrix", "decompose", "missing"]
 
 _LEAST, _LARGE = 1_000, 300_000  # unknowns; entries times entries a row, from which on the analysis pays at once
+_WEAK = "cudss met small pivots"  # on a pattern, once
 _PATIENCE = 3  # numeric factorizations that take as long as an analysis, about
 
 
@@ -143,31 +144,19 @@ def _pays(matrix: Matrix) -> str | None:
     return "its pattern came before" if matrix.came_before else None
 
 
-def _as(*kinds: Kind, unless: str = "") -> Callable[[Matrix], str | None]:
-    """Whether the matrix is known to be such, and cuDSS pays, and did not fail this way on the pattern before."""
-
-    def suits(matrix: Matrix) -> str | None:
-        why = _pays(matrix)
-        if why is None or matrix.kind not in kinds or unless in matrix.structure.found:
-            return None
-        return f"it is {matrix.kind}{' perhaps' if matrix.kind == 'positive' else ''}, and {why}"
-
-    return suits
+def _is_symmetric(matrix: Matrix) -> str | None:
+    why = _pays(matrix)
+    if why is None or matrix.kind == "general" or _WEAK in matrix.structure.found:
+        return None
+    return f"it is {_mirrored(matrix)}, and {why}"
 
 
-_INDEFINITE, _WEAK = "indefinite", "cudss met small pivots"
-
-
-def _positive(matrix: Matrix) -> CudssDecomposition:
-    try:
-        return _decomposed(matrix, "positive")
-    except NotPositive:
-        matrix.structure.found[_INDEFINITE] = True  # do not try again with other values
-        raise
+def _mirrored(matrix: Matrix) -> Kind:
+    return "symmetric" if matrix.kind == "symmetric" else "hermitian"
 
 
 def _symmetric(matrix: Matrix) -> CudssDecomposition:
-    made = _decomposed(matrix, "symmetric" if matrix.kind == "symmetric" else "hermitian")
+    made = _decomposed(matrix, _mirrored(matrix))
     if made.perturbed:  # LU finds other pivots
         matrix.structure.found[_WEAK] = True
         raise DecompositionError(sentence("L D Lᴴ met small pivots.", replaced=made.perturbed))
@@ -190,8 +179,7 @@ def _decomposed(matrix: Matrix, kind: Kind) -> CudssDecomposition:
 
 
 CANDIDATES = (
-    Candidate(Strategy.CUDSS_CHOLESKY, _as("positive", unless=_INDEFINITE), _positive),
-    Candidate(Strategy.CUDSS_SYMMETRIC, _as("hermitian", "symmetric", "positive", unless=_WEAK), _symmetric),
+    *cholesky(Strategy.CUDSS_CHOLESKY, _pays, lambda m: _decomposed(m, "positive")),
+    Candidate(Strategy.CUDSS_SYMMETRIC, _is_symmetric, _symmetric),
     Candidate(Strategy.CUDSS, _pays, lambda m: _decomposed(m, "general")),
-    Candidate(Strategy.CUDSS_CHOLESKY, _as("positive"), _positive, definite=True),
 )

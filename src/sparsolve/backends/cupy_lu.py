@@ -8,6 +8,7 @@ factors travel back. Whether a solution is accepted is one number that the host 
 from __future__ import annotations
 
 import threading
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -18,16 +19,15 @@ from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Outcome, Remembered, cudss, strategy
+from .backward_error import BackwardError, DistrustedError
 from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
-from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
+from .diagnosis import indefinite, not_finite, require_positive, singular
 from .ordering import Reordered
 
 __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
-
-_REFINEMENTS = 5
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> LUFactor:
@@ -65,17 +65,15 @@ class LUFactor:
 
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._host, self._definite, self._lock = structure.host, isinstance(solver, Cholesky), threading.Lock()
-        self._A = A = self._host.csc(values.get())
+        unique, merged = self._host.unique, self._host.merged(values.get())
+        self._A = A = unique.csc(merged)
         self._M = Matrix(structure, values).settled()
-        self._limits = np.finfo(values.dtype)
         if self._host.empty:
             raise singular(A, f"{type(solver).__name__} has no pivot to choose.")
+        self._error = BackwardError(unique, merged, placed=cupy().asarray)
         with np.errstate(all="ignore"):
-            size = np.abs(A.data)
-            rows, columns = np.bincount(A.indices, size, A.shape[0]), np.add.reduceat(size, A.indptr[:-1])
-            sums = [np.clip(a, self._limits.tiny, self._limits.max).astype(size.dtype) for a in (rows, columns)]
-        self._sums = {bool(i): cupy().asarray(a[:, None]) for i, a in enumerate(sums)}
-        self._norms = {bool(i): (float(a.min()), float(a.max())) for i, a in enumerate(sums)}
+            for adjoint in (False, True):  # now, for the same reason as with `settled`
+                self._error.norms(adjoint)
         self._pinned = solver.backend == "cudss"
         self._matrix = cudss.DeviceMatrix(self._host, A, self._M.plain.M, solver.backend is not None)
         self._candidates = _candidates(self._matrix, solver)
@@ -92,13 +90,10 @@ class LUFactor:
         """`A⁻¹ b` or `A⁻ᴴ b`, `b` `(n, k)`, with a backward error of a few units of roundoff, or a `SolveError`."""
         while True:
             lu, name = self._lu, self._strategy
-            fact = "A large residual was left, even after refinement."
             try:
-                x = self._refined(lu, b, adjoint)
-            except DecompositionError as failure:
-                x, fact = None, str(failure)
-            if x is not None:
-                return Outcome(x, strategy=int(name))
+                return Outcome(self._refined(lu, b, adjoint), strategy=int(name))
+            except (DecompositionError, DistrustedError) as failure:
+                fact = str(failure.args[0])
             error = not_finite("b", b)
             if error is not None:
                 raise error
@@ -118,7 +113,7 @@ class LUFactor:
 
     def _attempt(self, candidate: strategy.Candidate) -> tuple[Factors | None, str, float | None, type | None]:
         """Factors on the device if they can be believed; else the fact, the condition found, and the kind of error (itself it holds on to memory)."""
-        eps = float(self._limits.eps)
+        eps = self._error.limits.eps
         try:
             made: Any = candidate.decompose(self._matrix)
             found = self._condition(made, eps)
@@ -135,9 +130,8 @@ class LUFactor:
         """A lower bound of the condition where a first solve asks for one, else 0."""
         A, signs = self._A, self._host.signs
         with np.errstate(all="ignore"):
-            scale = 1.0 / np.add.reduceat(np.abs(A.data), A.indptr[:-1])
-            probe = (signs * (self._host.filled(np.abs(A.data)) @ scale)).astype(A.dtype)
-            excited = float((np.abs(made.solve(probe, "N")) / scale).max())
+            columns, probe = self._error.scaled_sizes()
+            excited = float((np.abs(made.solve((signs * probe).astype(A.dtype), "N")) * columns).max())
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
         asks = doubtful(excited, eps) or getattr(made, "perturbed", 0) > 0
         return condition(A, made, signs, eps) if asks else 0.0
@@ -150,35 +144,14 @@ class LUFactor:
             return not_finite("values", self._A.data) or indefinite(fact, self._A)
         return singular(self._A, fact, found)
 
-    def _refined(self, lu: Any, b: Any, adjoint: bool) -> Any:
-        """Solve, and refine in the same precision (Higham, section 12.1) until the backward error of each row is small; None if it stays large."""
+    def _refined(self, lu: Factors, b: Any, adjoint: bool) -> Any:
+        """Solve, with a small backward error of each row."""
         # CuPy flushes to zero: a small gradient would have no residual in single precision. Never smaller: that loses equations of a small scale
         scale = cupy().minimum(power_of_two(abs(b).max(axis=0)), 1.0)
-        b = b / scale
-        x = lu.solve(b, adjoint=adjoint)
-        for _ in range(_REFINEMENTS):
-            residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
-            if self._small(residual, x, answer, self._sums[adjoint], self._norms[adjoint][0]):  # the one wait
-                return answer
-            x = x + lu.solve(residual, adjoint=adjoint)
-        if not getattr(lu, "perturbed", 0):  # as good as elimination is, where rows of another size had to be pivots
-            residual, answer = b - multiply(self._M, x, adjoint=adjoint), scale * x
-            if self._small(residual, x, answer, *2 * (self._norms[adjoint][1],)):
-                return answer
-        if bool(cupy().isfinite(x).all()) and not bool(cupy().isfinite(scale * x).all()):
-            raise overflow()
-        return None
-
-    def _small(self, residual: Any, x: Any, answer: Any, norms: Any, least: float) -> bool:
-        """`|b − A x| <= c u ‖A‖ ‖x‖`, with the norm of each row, of which `least` is the smallest, or with that of all: as on the CPU.
-
-        Divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure, but overflow of x scaled back is.
-        """
-        tolerance = float(self._limits.eps) * max(100.0, self._A.shape[0] ** 0.5)
-        underflow = 100 * float(self._limits.smallest_subnormal) * (1 + 1 / least)
-        bound = tolerance * abs(x).max(axis=0) + underflow
-        fits = (bound < np.inf) & (abs(answer).max(axis=0) < np.inf)
-        return bool((((abs(residual) / norms).max(axis=0) <= bound) & fits).all())
+        b, exact = b / scale, not getattr(lu, "perturbed", 0)
+        product = lambda x, adjoint: multiply(self._M, x, adjoint=adjoint)  # noqa: E731
+        solve = partial(lu.solve, adjoint=adjoint)
+        return scale * self._error.refined(solve(b), b, adjoint, product, solve, exact)
 
 
 class Substitution:

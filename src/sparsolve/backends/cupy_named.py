@@ -28,18 +28,13 @@ def solution(how: ByName, A: Any, b: Any) -> Any:
     own = how.own()
     system, x0 = System(how, A, b), own.get("x0")
     x = system.start(None if x0 is None else array(x0) if isinstance(x0, Tensor) else cupy().asarray(x0))
-    given, steps = bool(x.any()), 0
     M, told = _preconditioner(how, system), _told(how, own.get("callback"), system)
-    for last in (False, True):
+
+    def descend(x: Any, steps: int) -> tuple[Any, float, int]:
         found = _iterated(how, system, x, steps, M, told)
-        x, residual, steps = found.x[:, 0], float(found.residual[0]), steps + int(found.iterations[0])
-        good = system.accepted(x, residual)
-        if good is not None:
-            return good
-        if last or not given or not residual <= system.rounding(x):
-            break
-        x = cupy().zeros(x.shape, dtype=x.dtype)  # x0 is so large that rounding was in the way
-    raise system.failure(x, residual, steps)
+        return found.x[:, 0], float(found.residual[0]), steps + int(found.iterations[0])
+
+    return system.solved(x, descend)
 
 
 def _iterated(how: ByName, system: System, x: Any, steps: int, M: Any, told: dict[str, Any]) -> KrylovResult:

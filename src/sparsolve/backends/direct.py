@@ -17,9 +17,9 @@ from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
-from .backward_error import BackwardError, largest
+from .backward_error import BackwardError, DistrustedError
 from .conditioning import condition, dominant, doubtful
-from .diagnosis import indefinite, not_finite, overflow, require_positive, singular
+from .diagnosis import indefinite, not_finite, require_positive, singular
 from .host import Product, Structure
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
@@ -49,10 +49,6 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     return tuple((c.strategy, str(c.suits(matrix))) for c in candidates(matrix, solver.backend, definite=definite))
 
 
-class _DistrustedError(Exception):
-    """What is wrong with a decomposition, and the condition found, if it was."""
-
-
 class _Stage:
     """A decomposition by one strategy, and whether the matrix has been found nonsingular by it."""
 
@@ -77,8 +73,7 @@ class DirectFactor:
         if structure.empty:
             raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
-        units = _REFINEMENTS[self._low is not None][1]
-        self._error = BackwardError(self._structure, self._values, units)
+        self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
         matrix = self._matrix()
         if self._definite:
             require_positive(matrix)
@@ -120,7 +115,7 @@ class DirectFactor:
             stage = self._stage
             try:
                 return self._refined(stage, b, adjoint)
-            except _DistrustedError as doubt:
+            except DistrustedError as doubt:
                 error = not_finite("b", b)
                 if error is not None:
                     raise error from None
@@ -165,22 +160,12 @@ class DirectFactor:
         return singular(A, fact, found)
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
-        """Solve, and refine in the matrix's precision (Higham, section 12.1) until the backward error of each row is small."""
+        """Solve, with a small backward error of each row."""
+        again = lambda residual: self._substitute(stage, residual, adjoint)  # noqa: E731
+        exact = self._low is None and not stage.perturbed
         with np.errstate(all="ignore"):
             x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
-            norms = self._error.norms(adjoint)
-            for _ in range(_REFINEMENTS[self._low is not None][0]):
-                residual = b - self._product(x, adjoint)
-                if self._error.small(residual, x, norms):
-                    return x
-                x = x + self._substitute(stage, residual, adjoint)
-            residual = b - self._product(x, adjoint)
-            exact = self._low is None and not stage.perturbed
-            if exact and self._error.small(residual, x, self._error.of_all(norms)):
-                return x  # as good as elimination is, where rows of another size had to be pivots
-        if stage.believed and not np.isfinite(x).all():
-            raise not_finite("b", b) or overflow()
-        raise _DistrustedError("A large residual was left, even after refinement.", None)
+            return self._error.refined(x, b, adjoint, self._product, again, exact)
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
@@ -214,11 +199,11 @@ class DirectFactor:
         """Refuse a matrix that is singular to working precision."""
         eps = self._error.limits.eps if self._low is None else float(self._low.eps)
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
-        if stage.perturbed or doubtful(float(largest(excited * columns)), eps):
+        if stage.perturbed or doubtful(float(np.maximum.reduce(np.abs(excited * columns))), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
-                raise _DistrustedError("A is singular to working precision.", found)
+                raise DistrustedError("A is singular to working precision.", found)
         stage.believed = True
 
     @cached_property

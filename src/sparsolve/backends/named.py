@@ -7,6 +7,7 @@ underflows then, and SciPy's minres, which takes 1e-16 for a small number, sees 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -131,6 +132,24 @@ class System:
             return zero
         x = shifted(x0.astype(self.b.dtype), self._of_A - self._exponent)
         return x if math.isfinite(length(self.b - self.A @ x)) else zero
+
+    def solved(self, x: Any, descend: Callable[[Any, int], tuple[Any, float, int]]) -> Any:
+        """x in the user's units; where rounding is in the way, because a given x is so large, from zero.
+
+        Args:
+            x: to start from.
+            descend: from an x found in so many steps to a better one, its residual, and all steps.
+        """
+        given, steps = bool(x.any()), 0
+        for last in (not given, True):
+            x, residual, steps = descend(x, steps)
+            good = self.accepted(x, residual)
+            if good is not None:
+                return good
+            if last or not residual <= self.rounding(x):
+                break
+            x = self.start(None)
+        raise self.failure(x, residual, steps)
 
     def preconditioner(self, M: Any) -> Any:
         """An operator near the inverse of the user's A as one near the inverse of this A."""

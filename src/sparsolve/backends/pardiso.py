@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from ..result import Strategy
-from .decomposition import DecompositionError, Kind, NotPositive, served
+from .decomposition import DecompositionError, Kind, served
 from .host import Structure
 from .mkl import missing
 from .pardiso_handle import FACTORIZE, SOLVE, Handle
-from .strategy import Candidate, Matrix
+from .strategy import Candidate, Matrix, cholesky
 
 __all__ = ["CANDIDATES", "Analysis", "PardisoDecomposition", "decompose", "missing"]
 
@@ -219,28 +219,13 @@ def _pays(matrix: Matrix) -> str | None:
     return "its pattern came before" if pays and matrix.came_before else None
 
 
-def _decomposed(matrix: Matrix) -> PardisoDecomposition:
-    try:
-        return decompose(matrix.A, matrix.structure, matrix.kind)
-    except NotPositive:
-        matrix.structure.found["indefinite"] = True  # do not try again with other values
-        raise
-
-
-def _may_be_positive(matrix: Matrix) -> str | None:
-    why = _pays(matrix)
-    maybe = why is not None and matrix.kind == "positive" and "indefinite" not in matrix.structure.found
-    return f"it is positive perhaps, and {why}" if maybe else None
-
-
 def _is_symmetric(matrix: Matrix) -> str | None:
     why = _pays(matrix)
     return f"it is symmetric, and {why}" if why is not None and matrix.symmetric else None
 
 
 CANDIDATES = (
-    Candidate(Strategy.PARDISO_CHOLESKY, _may_be_positive, _decomposed),
+    *cholesky(Strategy.PARDISO_CHOLESKY, _pays, lambda m: decompose(m.A, m.structure, "positive")),
     Candidate(Strategy.PARDISO_SYMMETRIC, _is_symmetric, lambda m: decompose(m.A, m.structure, "symmetric")),
     Candidate(Strategy.PARDISO, _pays, lambda m: decompose(m.A, m.structure, "general")),
-    Candidate(Strategy.PARDISO_CHOLESKY, _pays, _decomposed, definite=True),
 )

@@ -28,7 +28,8 @@ _MOST = 1e-12  # the reduction of a residual that one run can be asked for
 
 def solution(how: ByName, A: Any, b: Any) -> Any:
     """x for one `(n,)` right-hand side, in double precision."""
-    return _Run(how, A, b).solution()
+    run = _Run(how, A, b)
+    return run.system.solved(run.x, run.descend)
 
 
 class _Run:
@@ -41,23 +42,10 @@ class _Run:
         self.callback = own.get("callback")
         self.x = self.system.start(own.get("x0"))
         self.M = self.system.preconditioner(_preconditioner(how, self.b))
-        self.steps = 0
 
-    def solution(self) -> Any:
-        """From x0; where rounding is in the way there, because x0 is so large, from zero."""
-        given = self.x.any()
-        size = self._descend()
-        x = self.system.accepted(self.x, size)
-        if x is None and given and size <= self.system.rounding(self.x):
-            self.x = np.zeros_like(self.b)
-            size = self._descend()
-            x = self.system.accepted(self.x, size)
-        if x is None:
-            raise self.system.failure(self.x, size, self.steps)
-        return x
-
-    def _descend(self) -> float:
-        """Corrections until the true residual is small enough, or does not fall any more; its norm."""
+    def descend(self, x: Any, steps: int) -> tuple[Any, float, int]:
+        """Corrections until the true residual is small enough, or does not fall any more."""
+        self.x, self.steps = x, steps
         r = self.b - self.A @ self.x
         size, harder, info = length(r), 1.0, 0
         most = _MOST * (1e-4 if self.how.method == "minres" else 1.0)
@@ -73,7 +61,7 @@ class _Run:
                 self.x, size = x, before
                 break
             harder = max(harder, 2 * size / before / target)
-        return size
+        return self.x, size, self.steps
 
     def _left(self) -> int | None:
         """What is left of maxiter."""

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
 from ..solvers import BACKENDS
-from .decomposition import Kind
+from .decomposition import Kind, NotPositive
 from .host import Structure, gathered
 from .matching import structural_rank
 from .ordering import Ordering
 
-__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "missing", "usable"]
+__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "cholesky", "missing", "usable"]
 
 _STRONG = 0.99  # share of nonzero diagonal entries
 
@@ -145,6 +145,9 @@ class Matrix:
         return "symmetric" if self.symmetric else "general"
 
 
+Suits: TypeAlias = Callable[[Matrix], str | None]
+
+
 class Candidate(NamedTuple):
     """One strategy.
 
@@ -156,9 +159,32 @@ class Candidate(NamedTuple):
     """
 
     strategy: Strategy
-    suits: Callable[[Matrix], str | None]
+    suits: Suits
     decompose: Callable[[Matrix], Decomposition]
     definite: bool = False
+
+
+def cholesky(
+    strategy: Strategy, pays: Suits, decompose: Callable[[Matrix], Decomposition]
+) -> tuple[Candidate, Candidate]:
+    """Cholesky of what may be positive definite, for `LU()`: not again on a pattern where it was not; and for `Cholesky()`."""
+
+    def suits(matrix: Matrix) -> str | None:
+        why = pays(matrix)
+        return f"it is positive perhaps, and {why}" if why is not None and matrix.kind == "positive" else None
+
+    def hopeful(matrix: Matrix) -> str | None:
+        return None if "indefinite" in matrix.structure.found else suits(matrix)
+
+    def proven(matrix: Matrix) -> Decomposition:
+        try:
+            return decompose(matrix)
+        except NotPositive:
+            if np.isfinite(matrix.A.data).all():
+                matrix.structure.found["indefinite"] = True  # do not try again with other values
+            raise
+
+    return Candidate(strategy, hopeful, proven), Candidate(strategy, suits, proven, definite=True)
 
 
 def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterator[Candidate]:
