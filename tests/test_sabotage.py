@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import arithmetic, array_key, batch, calculus, registration
-from sparsolve.backends import backward_error, direct, host, structure
+from sparsolve.backends import backward_error, direct, host, together, structure
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
@@ -136,8 +136,8 @@ def batched(f: F, dtype: torch.dtype) -> Any:
 def native(f: F, dtype: torch.dtype) -> Any:
     """Leading batch dimensions of b, of the values, of both; a vector; and their gradients."""
     v, vs, b, bs = _values(dtype), _values(dtype, M), _b(dtype), _b(dtype, M)
-    many = [(v, bs), (vs, b), (vs, bs), (v, _b(dtype, 2, M)), (v, b[:, 0])]
-    return [f(*args) for args in many] + [vjp(f, *args)[1](torch.ones_like(f(*args))) for args in many]
+    many = [(v, bs), (vs, b), (vs, bs), (v, _b(dtype, 2, M)), (v, b[:, 0]), (vs, bs[..., :1])]
+    return [f(*args) for args in many] + [vjp(f, *args)[1](f(*args)) for args in many]
 
 
 def jacobian(f: F, dtype: torch.dtype) -> Any:
@@ -348,8 +348,9 @@ def refusal() -> None:
     D[0, 0] = D[-1, -1] = 1
     S = torch.diag(torch.tensor([0.1, 0.7, 0.3, 1.1, 0.9, 1.3], dtype=torch.float64))
     values, pattern = oracle.pattern_of(S @ D.double() @ S)
-    with pytest.raises(sps.SingularMatrixError):
-        sps.solve(sps.SparseMatrix(values, pattern), torch.arange(6.0, dtype=torch.float64))
+    for v in (values, torch.stack([values, 2 * values])):
+        with pytest.raises(sps.SingularMatrixError):
+            sps.solve(sps.SparseMatrix(v, pattern), torch.arange(6.0, dtype=torch.float64))
 
 
 def wrong_factor() -> None:
@@ -523,13 +524,21 @@ MISTAKES = [
     ),
     Mistake(
         "a conj lost in sample",
-        host.sampled,
+        host._sampled,
         "v.conj()",
         "v",
         "reverse complex, second complex, batched complex, jacobian complex",
     ),
+    Mistake("a conj lost in sample, a batch", host.sampled, "0].conj()", "0]", "native complex"),
     Mistake(
         "row and column swapped in sample, one column",
+        host._sampled,
+        "rows, columns = structure.places",
+        "columns, rows = structure.places",
+        "native real, native complex",
+    ),
+    Mistake(
+        "row and column swapped in sample, a batch",
         host.sampled,
         "rows, columns = structure.places",
         "columns, rows = structure.places",
@@ -537,7 +546,7 @@ MISTAKES = [
     ),
     Mistake(
         "row and column swapped in sample, many columns",
-        host.sampled,
+        host._sampled,
         "gathered(u, rows[part]), gathered(v, columns[part])",
         "gathered(u, columns[part]), gathered(v, rows[part])",
         "reverse real",
@@ -578,6 +587,13 @@ MISTAKES = [
         "wrong_factor",
     ),
     Mistake("condition never looked at", direct.DirectFactor._judge, "found * eps < 1.0", "True", "refusal"),
+    Mistake(
+        "condition never looked at, a batch",
+        together.Together._regular,
+        "not doubtful(",
+        "True or doubtful(",
+        "refusal",
+    ),
     Mistake("conjugate bit ignored", host.array, "a.conj() if conj else a", "a", "lazy_bits"),
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
     # the memo

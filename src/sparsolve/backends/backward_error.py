@@ -44,7 +44,7 @@ class Norms(NamedTuple):
     """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of a residual over it."""
 
     rows: Any
-    underflow: float
+    underflow: Any
 
 
 class BackwardError:
@@ -72,7 +72,7 @@ class BackwardError:
         """x, refined in the matrix's precision (Higham, section 12.1) until the backward error of each row is small.
 
         Args:
-            x, b: `(n,)` or `(n, k)`; of CuPy `(n, k)`.
+            x, b: `(n,)` or `(n, k)`; of CuPy `(n, k)`; of several matrices `(matrices, n, k)`.
             multiply: A or Aᴴ times x, called `(x, adjoint)`.
             solve: what x is from.
             exact: whether `solve` makes rounding errors only.
@@ -96,13 +96,13 @@ class BackwardError:
     def norms(self, adjoint: bool) -> Norms:
         """The norms of A's rows, or of its columns; found once."""
         if adjoint not in self._known:
-            self._known[adjoint] = self._bounded(_sums(self._sizes(), adjoint))
+            self._known[adjoint] = self._bounded(self._sums(self._sizes(), adjoint))
         return self._known[adjoint]
 
     def scaled_sizes(self) -> tuple[Any, Any]:
         """The norms of A's columns, and `|A| d` with d one over these."""
         sizes = self._sizes()
-        columns = _sums(sizes, True)
+        columns = self._sums(sizes, True)
         self._known.setdefault(True, self._bounded(columns))
         return columns, sizes(1.0 / columns, False)
 
@@ -115,25 +115,25 @@ class BackwardError:
         if x.ndim == 1:  # on the host: numbers, which NumPy would compare as arrays
             size /= norms.rows
             bound = self._tolerance * float(np.maximum.reduce(abs(x))) + norms.underflow
-            return float(np.maximum.reduce(size)) <= bound < math.inf
-        size /= norms.rows[:, None]
-        bound = self._tolerance * abs(x).max(axis=0) + norms.underflow
-        return bool(((size.max(axis=0) <= bound) & (bound < math.inf)).all())
+            return bool(float(np.maximum.reduce(size)) <= bound < math.inf)
+        size /= norms.rows[..., None]
+        bound = self._tolerance * abs(x).max(axis=-2) + norms.underflow
+        return bool(((size.max(axis=-2) <= bound) & (bound < math.inf)).all())
 
     def _of_all(self, norms: Norms) -> Norms:
         """The largest norm for every row."""
         return self._bounded(on_host(norms.rows).max(keepdims=True))
 
-    def _sizes(self) -> Product:
-        """`|A|`."""
+    def _sizes(self) -> Callable[[Any, bool], Any]:
+        """`|A| x`, or `|Aᴴ| x`."""
         return Product(self._structure, np.abs(self._values))
+
+    def _sums(self, sizes: Callable[[Any, bool], Any], adjoint: bool) -> Any:
+        """`|A| 1`, or `|Aᴴ| 1`."""
+        return sizes(self._structure.ones(self._values.real.dtype), adjoint)
 
     def _bounded(self, sums: Any) -> Norms:
         np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
-        underflow = self.limits.least * (1 + 1 / float(np.minimum.reduce(sums)))
+        smallest = float(np.minimum.reduce(sums)) if sums.ndim == 1 else sums.min(axis=-1, keepdims=True)
+        underflow = self.limits.least * (1 + 1 / smallest)
         return Norms(sums if self._placed is None else self._placed(sums), underflow)
-
-
-def _sums(sizes: Product, adjoint: bool) -> Any:
-    """`|A| 1`, or `|Aᴴ| 1`."""
-    return sizes(sizes.structure.ones(sizes.dtype), adjoint)

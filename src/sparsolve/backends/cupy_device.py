@@ -237,7 +237,8 @@ def sampled(structure: Structure, u: Any, v: Any) -> Any:
     A column at a time: never nnz x k numbers at once.
     """
     cp = cupy()
-    out = cp.zeros((len(u), structure.indices.size), dtype=u.dtype)
+    out = empty((len(u), structure.indices.size), u)
+    out.fill(0)
     for one, a, b in zip(out, u, v.conj(), strict=True):
         for column, other in zip(cp.ascontiguousarray(a.T), cp.ascontiguousarray(b.T), strict=True):
             one += column.take(structure.rows) * other.take(structure.indices)

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import SolveError
 from ..loops import add_product
 from ..result import Strategy
 from ..solvers import LU, Cholesky
-from .backward_error import LIMITS
+from .backward_error import BackwardError, DistrustedError
 from .conditioning import dominant, doubtful
 from .host import Structure
 from .strategy import Candidate, Decomposition, Matrix, candidates
@@ -27,7 +28,7 @@ __all__ = ["Together", "together"]
 
 _SMALL = 2000  # unknowns: above, one matrix is work enough
 _NUMBERS = 1 << 17  # of the decompositions made at once, so that they stay in cache
-_REFINEMENTS, _UNITS = 2, 100.0
+_REFINEMENTS = 3
 _SIDE_BY_SIDE = (Strategy.TRIDIAGONAL, Strategy.BANDED, Strategy.BANDED_CHOLESKY)
 _EACH = (Strategy.DENSE, Strategy.DENSE_CHOLESKY)
 
@@ -70,21 +71,27 @@ class Together:
             values = np.stack([structure.merged(v) for v in values])
             self.nbytes += int(values.nbytes)
         self._structure, self._values = structure.unique, values
-        self._limits = LIMITS[values.dtype.char]
-        self._tolerance = self._limits.eps * max(_UNITS, structure.shape[0] ** 0.5)
-        self._norms: dict[bool, Any] = {}
+        self._error = _EachError(self._structure, values, _REFINEMENTS)
         self._believed, self._decomposition = False, self._decomposed(candidate)
         if self._decomposition is not None:
             self.nbytes += int(self._decomposition.nbytes) + 16 * self.matrices * structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool) -> Any:
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` `(matrices, n, k)`; None where a solution is not beyond doubt."""
+        decomposition, trans = self._decomposition, "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
         with np.errstate(all="ignore"):
-            if self._decomposition is None or not (self._believed or self._regular(self._decomposition)):
+            if decomposition is None or not (self._believed or self._regular(decomposition)):
                 self._decomposition = None
                 return None
             self._believed = True
-            return self._refined(self._decomposition, b, adjoint)
+
+            def solve(b: Any) -> Any:
+                return decomposition.solve(b.reshape(-1, b.shape[2]), trans).reshape(b.shape)
+
+            try:
+                return self._error.refined(solve(b), b, adjoint, self._product, solve, exact=False)
+            except (DistrustedError, SolveError):
+                return None
 
     def _decomposed(self, candidate: Candidate) -> Decomposition | None:
         matrices = [Matrix(self._structure, v) for v in self._values]
@@ -99,53 +106,39 @@ class Together:
 
     def _regular(self, decomposition: Decomposition) -> bool:
         """Whether none of the matrices may be singular to working precision: see `conditioning`."""
-        s, rows = self._structure, self._row_sums(False)
-        places = s.on_diagonal
-        if len(places) == s.shape[0] and dominant(self._values[:, places].ravel(), rows.ravel(), self._limits.huge):
-            return True
-        columns = self._row_sums(True)
-        probe = s.signs * np.add.reduceat(np.abs(self._values) * (1 / columns)[:, s.indices], s.indptr[:-1], axis=1)
-        excited = decomposition.solve(probe.astype(self._values.dtype).ravel()).reshape(columns.shape)
-        return not doubtful(float(np.abs(excited * columns).max()), self._limits.eps)
-
-    def _row_sums(self, adjoint: bool) -> Any:
-        """`(matrices, n)`: the norms of the rows of A, or of Aᴴ."""
-        if adjoint not in self._norms:
-            s, sizes = self._structure, np.abs(self._values)
-            if adjoint:
-                sums = np.add.reduceat(sizes[:, s.order], s.csc_indptr[:-1], axis=1)
-            else:
-                sums = np.add.reduceat(sizes, s.indptr[:-1], axis=1)
-            self._norms[adjoint] = np.clip(sums, self._limits.tiny, self._limits.huge)
-        return self._norms[adjoint]
-
-    def _refined(self, decomposition: Decomposition, b: Any, adjoint: bool) -> Any:
-        """Solve, and refine until the backward error of each row is small: see `backward_error`."""
-        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
-        x, residual = np.zeros_like(b), b
-        for _ in range(1 + _REFINEMENTS):
-            x += decomposition.solve(residual.reshape(-1, b.shape[2]), trans).reshape(b.shape)
-            residual = b - self._product(x, adjoint)
-            if self._small(residual, x, adjoint):
-                return x
-        return None
-
-    def _small(self, residual: Any, x: Any, adjoint: bool) -> bool:
-        """As `BackwardError.small`, in each column of each matrix."""
-        norms = self._row_sums(adjoint)
-        size = (np.abs(residual) / norms[:, :, None]).max(axis=1)
-        underflow = self._limits.least * (1 + 1 / norms.min(axis=1))
-        bound = self._tolerance * np.abs(x).max(axis=1) + underflow[:, None]
-        return bool(((size <= bound) & (bound < np.inf)).all())
+        places, limits = self._structure.on_diagonal, self._error.limits
+        if len(places) == self._structure.shape[0]:
+            rows = self._error.norms(False).rows.ravel()
+            if dominant(self._values[:, places].ravel(), rows, limits.huge):
+                return True
+        columns, probe = self._error.scaled_sizes()
+        probe = (probe * self._structure.signs).astype(self._values.dtype)
+        excited = decomposition.solve(probe.ravel()).reshape(columns.shape) * columns
+        return not doubtful(float(np.abs(excited).max()), limits.eps)
 
     def _product(self, x: Any, adjoint: bool) -> Any:
         """`A x` or `Aᴴ x` for each matrix."""
         s, conj = self._structure, adjoint and np.iscomplexobj(x)
         x = np.ascontiguousarray(x.conj() if conj else x)
         y = np.zeros_like(x)
-        for i, v in enumerate(self._values):
-            add_product(s.shape, (s.indptr, s.indices, v), x[i], y[i], transposed=adjoint)
+        for v, one, product in zip(self._values, x, y, strict=True):
+            add_product(s.shape, (s.indptr, s.indices, v), one, product, transposed=adjoint)
         return np.conjugate(y, out=y) if conj else y
+
+
+class _EachError(BackwardError):
+    """Of solutions with several matrices, by each one's own norms."""
+
+    def _sizes(self) -> Any:
+        """`|A| x` or `|Aᵀ| x` for each matrix, x `(n,)` or `(matrices, n)`, all at once."""
+        s, sizes = self._structure, np.abs(self._values)
+
+        def product(x: Any, adjoint: bool) -> Any:
+            if adjoint:
+                return np.add.reduceat((sizes * x[..., s.rows])[:, s.order], s.csc_indptr[:-1], axis=1)
+            return np.add.reduceat(sizes * x[..., s.indices], s.indptr[:-1], axis=1)
+
+        return product
 
 
 class _Each:
