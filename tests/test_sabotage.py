@@ -23,7 +23,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import arithmetic, array_key, batch, calculus, registration
-from sparsolve.backends import backward_error, direct, host, together, structure
+from sparsolve.backends import backward_error, direct, host, structure, together
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
