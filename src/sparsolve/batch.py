@@ -65,7 +65,7 @@ class Batch:
             distinct: whether no matrix is there twice, as far as is known.
         """
         left = list(range(len(self.b))) if self.b.size else []
-        if distinct and len(left) > 1:
+        if distinct and left:
             left = self._together(left)
         if left:
             first = self._one(left[0])  # what it finds out about the pattern, the others use, whichever thread is first
@@ -75,9 +75,8 @@ class Batch:
 
     def _together(self, all_: list[int]) -> list[int]:
         """Solve several matrices at once, where the solver's module does that and none of them is doubtful; which are left."""
-        how = (
-            self.module.together(self.structure, self.values, self.record) if hasattr(self.module, "together") else None
-        )
+        together = getattr(self.module, "together", None)
+        how = None if together is None else together(self.structure, self.values, self.record)
         if how is None:
             return all_
         width, make = how
@@ -101,9 +100,8 @@ class Batch:
             x0 = None if self.x0 is None else self.x0[i]
             outcome = (columns if self.report else _whole)(factor, self.b[i], self.adjoint, x0)
         except SolveError as error:
-            if (
-                self.purpose == "cotangent" and not self.b[i].any()
-            ):  # no gradient is asked of a matrix that failed before
+            # no gradient is asked of a matrix that failed before
+            if self.purpose == "cotangent" and not self.b[i].any():
                 outcome = Outcome(0.0)
             elif self.report:
                 outcome = Outcome(math.nan, int(_status(error)))
@@ -124,7 +122,7 @@ class Batch:
         return key, self.structure, self.values.dtype, *more
 
     def _source(self, i: int) -> Source:
-        return Source(self.source.memory, self.source.place + i)
+        return Source(self.source.memory, self.source.place + i) if i else self.source
 
     def _enter(self, i: int, outcome: Outcome) -> None:
         """Write down what a solve came to."""

@@ -72,7 +72,7 @@ def solve(
     source = Source(StorageWeakRef(values.untyped_storage()), int(values.storage_offset()))
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
     batch = Batch(values.device.type, structure, vs, bs, x0s, solver, source, adjoint=adjoint, report=report)
-    batch.solve(distinct=_all_differ(values))
+    batch.solve(distinct=len(vs) > 1 and _all_differ(values))
     x, reports = batch.x, batch.reports
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
