@@ -402,3 +402,22 @@ def test_a_dominant_diagonal_that_is_not_finite(wrong):
     pattern = sps.Pattern(torch.tensor([0, 2, 3, 5]), torch.tensor([0, 1, 1, 1, 2]), (3, 3))
     with pytest.raises(sps.SolveError, match=r"A\[0, 0\] is (inf|nan)"):
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(3, dtype=F64))
+
+
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky(), sps.LU(factor_dtype=torch.float32)], ids=str)
+@pytest.mark.parametrize("several", [False, True])
+def test_an_entry_that_is_not_finite_is_named_by_its_place(solver, several):
+    """Not by where it happens to be in memory; and what duplicates add up to is no warning of NumPy's."""
+    row, col = torch.tensor([0, 0, 1, 1, 2, 1, 2]), torch.tensor([0, 2, 1, 1, 0, 1, 2])
+    pattern, order = sps.Pattern.from_coo(row, col, (3, 3))
+    for wrong, there in (
+        ({1: torch.nan, 4: torch.nan}, r"A\[(2, 0|0, 2)\] is nan"),
+        ({2: torch.inf, 3: -torch.inf}, r"A\[1, 1\] is nan"),
+        ({2: 1e308, 3: 1e308}, r"A\[1, 1\] is inf"),
+    ):
+        values = torch.tensor([4.0, 1.0, 3.0, 3.0, 1.0, 3.0, 5.0], dtype=torch.float64)
+        for place, number in wrong.items():
+            values[place] = number
+        values = values[order].repeat(2, 1) if several else values[order]
+        with pytest.raises(sps.SolveError, match=there):
+            sps.solve(sps.SparseMatrix(values, pattern), torch.ones(3, dtype=torch.float64), solver)

@@ -24,7 +24,7 @@ from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
-from .diagnosis import indefinite, not_finite, require_positive, singular
+from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
 from .ordering import Reordered
 
 __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
@@ -141,7 +141,7 @@ class LUFactor:
         if self._pinned and fact and found is None and kind is not NotPositive:
             return SolveError(sentence(fact, remedy="Leave backend out: SuperLU decides whether A is singular."))
         if self._definite:
-            return not_finite("values", self._A.data) or indefinite(fact, self._A)
+            return entry_not_finite(self._A) or indefinite(fact, self._A)
         return singular(self._A, fact, found)
 
     def _refined(self, lu: Factors, b: Any, adjoint: bool) -> Any:

@@ -10,7 +10,7 @@ from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, 
 from ..krylov_columns import namespace, on_host
 from .matching import structural_rank
 
-__all__ = ["indefinite", "not_finite", "overflow", "require_positive", "singular"]
+__all__ = ["entry_not_finite", "indefinite", "not_finite", "overflow", "require_positive", "singular"]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:
@@ -35,7 +35,7 @@ def _not_finite(place: str, value: Any, bad: int, total: int) -> SolveError:
 
 def singular(A: Any, fact: str, condition: float | None = None) -> SolveError:
     """The error for a matrix that could not be factorized, with the most telling cause that can be found."""
-    error = _entry_not_finite(A)
+    error = entry_not_finite(A)
     if error is not None:
         return error
     cause, remedy = _cause(A)
@@ -65,7 +65,7 @@ def require_positive(matrix: Any) -> None:
     if matrix.kind == "positive":
         return
     fact = "A diagonal entry is missing or not positive." if matrix.hermitian else "A is not Hermitian."
-    raise not_finite("values", matrix.A.data) or indefinite(fact, matrix.A)
+    raise entry_not_finite(matrix.A) or indefinite(fact, matrix.A)
 
 
 def overflow() -> SolveError:
@@ -79,7 +79,7 @@ def overflow() -> SolveError:
     )
 
 
-def _entry_not_finite(A: Any) -> SolveError | None:
+def entry_not_finite(A: Any) -> SolveError | None:
     """The error for a NaN or Inf of a canonical CSC matrix, by its place."""
     bad = np.flatnonzero(~np.isfinite(A.data))
     if not len(bad):

@@ -19,7 +19,7 @@ from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
 from .backward_error import BackwardError, DistrustedError
 from .conditioning import condition, dominant, doubtful
-from .diagnosis import indefinite, not_finite, require_positive, singular
+from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
 from .host import Product, Structure
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
@@ -154,9 +154,9 @@ class DirectFactor:
                 )
             )
         if self._low is not None:
-            return not_finite("values", A.data) or too_low(fact, self._values, self._low, found)
+            return entry_not_finite(A) or too_low(fact, self._values, self._low, found)
         if self._definite:
-            return not_finite("values", A.data) or indefinite(fact, A)
+            return entry_not_finite(A) or indefinite(fact, A)
         return singular(A, fact, found)
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:

@@ -86,7 +86,10 @@ class Structure:
     def canonical(self, values: Any) -> Any:
         """`(nnz of the canonical matrix,)`: values in compressed-column order, duplicates added up."""
         ordered = values[self.order]
-        return ordered if self.starts is None else np.add.reduceat(ordered, self.starts)
+        if self.starts is None:
+            return ordered
+        with np.errstate(all="ignore"):  # what it overflows to is an error with its own sentence
+            return np.add.reduceat(ordered, self.starts)
 
     @cached_property
     def unique(self) -> Structure:
