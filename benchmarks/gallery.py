@@ -10,7 +10,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse as sp
 
-__all__ = ["GALLERY", "QUICK", "System", "canonical", "read"]
+__all__ = ["GALLERY", "QUICK", "TINY", "System", "canonical", "read"]
 
 
 class System(NamedTuple):
@@ -164,6 +164,12 @@ GALLERY: dict[str, System] = {
     "circuit": System("circuit", circuit, 50_000),
     "KKT": System("KKT", saddle_point, 100),
     "chemical plant": System("chemical plant", chemical, 1500),
+}
+
+TINY: dict[str, System] = {
+    "tridiagonal, tiny": System("tridiagonal", laplacian, 100),
+    "Poisson 2-D, tiny": System("Poisson 2-D", lambda m: poisson(m, 2), 10),
+    "random graph, tiny": System("random graph", random_graph, 100),
 }
 
 QUICK: dict[str, System] = {

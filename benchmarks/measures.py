@@ -25,6 +25,7 @@ __all__ = ["MEASURES", "WIDTHS"]
 
 WIDTHS = (1, 4, 16, 64, 256)
 _BATCH, _ENOUGH = 64, 3  # matrices; rounds that are wanted even if they take longer
+_SMALL = 200  # unknowns, up to which a dense batch is tried
 _scales = (1.0 + 1e-3 * i for i in itertools.count())  # never the same twice, so that nothing is in the memo
 
 Row = dict[str, Any]
@@ -168,7 +169,7 @@ def peer(name: str, A: Any, budget: float, who: str) -> list[Row]:
 
 
 def batch(name: str, A: Any, budget: float, threads: int) -> list[Row]:
-    """Value + gradient of 64 matrices on one pattern under vmap, against as many raw calls one after another."""
+    """Value + gradient of 64 matrices on one pattern under vmap, against as many raw calls one after another, and torch's dense batch."""
     torch.set_num_threads(threads)
     problem = Problem.of(A)
     best, _ = best_raw(problem, RAW)
@@ -182,9 +183,17 @@ def batch(name: str, A: Any, budget: float, threads: int) -> list[Row]:
         many = (values * (scale * spread)).requires_grad_()
         solve(many).backward(g.expand(_BATCH, -1))
 
-    times = rounds({"raw": lambda s: [raw(s) for _ in range(_BATCH)], "ours": mine}, budget)
+    def dense(scale: float) -> None:
+        many = (values * (scale * spread)).requires_grad_()
+        full = torch.zeros(_BATCH, *A.shape, dtype=torch.float64).index_put((every, pattern.rows(), pattern.col), many)
+        torch.linalg.solve(full, b.expand(_BATCH, -1)).backward(g.expand(_BATCH, -1))
+
+    every = torch.arange(_BATCH).unsqueeze(1)
+    calls: dict[str, Call] = {"raw": lambda s: [raw(s) for _ in range(_BATCH)], "ours": mine}
+    times = rounds(calls | ({"dense": dense} if A.shape[0] <= _SMALL else {}), budget)
     row = {"batch": _BATCH, "threads": threads, "raw": best, "rounds": len(times["ours"])}
     row |= {"raw_ms": milliseconds(times["raw"]), "ours_ms": milliseconds(times["ours"])}
+    row |= {"dense_ms": milliseconds(times["dense"])} if "dense" in times else {}
     return [about(name, A) | row | {"ratio": ratio(times["ours"], times["raw"])}]
 
 

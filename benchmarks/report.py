@@ -139,10 +139,9 @@ def peers(rows: list[Row], extras: bool) -> str:
 
 
 def batch(rows: list[Row], extras: bool) -> str:
-    keys = ("system", "n", "threads", "raw", "raw_ms", "ours_ms", "ratio")
-    return table(
-        "system | n | threads | raw way | raw, ms | sparsolve, ms | ratio", [[r[k] for k in keys] for r in rows]
-    )
+    keys = ("system", "n", "threads", "raw", "raw_ms", "ours_ms", "ratio", "dense_ms")
+    head = "system | n | threads | raw way | raw, ms | sparsolve, ms | ratio | torch.linalg.solve, dense, ms"
+    return table(head, [[r.get(k, "–") for k in keys] for r in rows])
 
 
 def vmap(rows: list[Row], extras: bool) -> str:

@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gallery import GALLERY, QUICK, read
+from gallery import GALLERY, QUICK, TINY, read
 
 __all__ = ["main"]
 
@@ -42,7 +42,7 @@ COMPARED = (
     "Poisson 3-D, small",
     "Poisson 3-D, medium",
 )
-BATCHED = ("Poisson 2-D, small", "Poisson 2-D, medium")
+BATCHED = (*TINY, "Poisson 2-D, small", "Poisson 2-D, medium")
 VMAPPED = ("Poisson 2-D, medium", "Poisson 3-D, medium")
 WEIGHED = ("Poisson 2-D, large", "Poisson 3-D, medium", "elasticity", "circuit")
 PACKAGES = ("torch", "numpy", "scipy", "torchsparsegradutils", "torch-sla", "jax", "klujax", "mkl", "pymetis")
@@ -85,7 +85,7 @@ def measured(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     if not options.extras:
         strategy.BACKENDS = tuple(b for b in strategy.BACKENDS if b in ("entries", "lapack", "superlu"))
-    systems = QUICK if options.quick else GALLERY
+    systems = QUICK if options.quick else GALLERY | TINY
     name = case["system"]
     A = read(Path(case["folder"]))[name] if "folder" in case else systems[name].matrix()
     family = "file" if "folder" in case else systems[name].family
