@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -209,6 +210,8 @@ def test_what_operators_refuse() -> None:
         (lambda: A @ np.ones(3), TypeError, r"x is a ndarray.*torch.as_tensor"),
         (lambda: A @ A.to_scipy(), TypeError, r"A @ M: M is a csr_matrix.*A.to_scipy\(\) @ M"),
         (lambda: A @ "x", TypeError, "unsupported operand"),
+        (lambda: A[1:, 1:], TypeError, r"is not indexed. .*A.pattern.rows\(\)"),
+        (lambda: list(A), TypeError, "is not indexed"),  # type: ignore[call-overload]
         (lambda: 1 / A, TypeError, "unsupported operand"),
         (
             lambda: torch.matmul(A, d),
@@ -379,6 +382,7 @@ def test_from_scipy_refuses() -> None:
     wrong.indices[1] = 7
     for M, error, match in (
         (np.eye(2), TypeError, "M is a ndarray"),
+        (scipy.sparse.linalg.aslinearoperator(np.eye(2)), TypeError, "It has no entries: sparsolve.Operator"),
         (torch.eye(2).to_sparse(), TypeError, "M is a Tensor"),
         (sp.coo_array(np.ones(3)), ValueError, "2-D"),
         (wrong, sps.PatternError, "column 7"),
