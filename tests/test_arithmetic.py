@@ -182,6 +182,24 @@ def test_complex_scalars_promote() -> None:
         assert (A / z).values.equal(a / (1 + 2j))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, C128], ids=str)
+def test_duplicates_of_a_hermitian_matrix_come_in_any_order(dtype: torch.dtype) -> None:
+    """Their sums differ by rounding on the two sides of the diagonal, of `(A + A.mH) / 2` as well."""
+    torch.manual_seed(0)
+    n, (i, j) = 20, torch.randint(0, 20, (2, 400))
+    w, node = torch.randn(400, dtype=dtype), torch.arange(n)
+    row, col = torch.cat([i, j, node]), torch.cat([j, i, node])
+    A = sps.SparseMatrix.from_coo(torch.cat([w, w.conj(), torch.full((n,), 200, dtype=dtype)]), row, col, (n, n))
+    assert not torch.equal(A.to_dense(), A.to_dense().mH)
+    b = torch.ones(n, dtype=dtype)
+    for M in (A, (A + A.mH) / 2):
+        assert torch.allclose(sps.solve(M, b, sps.Cholesky()), torch.linalg.solve(A.to_dense(), b), rtol=1e-4)
+        assert "CHOLESKY" in str(sps.explain(M, sps.Cholesky()))
+    off = torch.where(A.pattern.rows() < A.pattern.col, 1 + 1e-3, 1.0).to(dtype)  # more than rounding
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        sps.solve(sps.SparseMatrix(A.values * off, A.pattern), b, sps.Cholesky())
+
+
 def test_what_operators_refuse() -> None:
     a, pattern = SYSTEMS["circuit"](F64)
     A, d = sps.SparseMatrix(a, pattern), torch.ones(pattern.shape[0], dtype=F64)
