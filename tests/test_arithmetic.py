@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -181,6 +182,24 @@ def test_complex_scalars_promote() -> None:
         assert (A / z).values.equal(a / (1 + 2j))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, F64, C128], ids=str)
+def test_duplicates_of_a_hermitian_matrix_come_in_any_order(dtype: torch.dtype) -> None:
+    """Their sums differ by rounding on the two sides of the diagonal, of `(A + A.mH) / 2` as well."""
+    torch.manual_seed(0)
+    n, (i, j) = 20, torch.randint(0, 20, (2, 400))
+    w, node = torch.randn(400, dtype=dtype), torch.arange(n)
+    row, col = torch.cat([i, j, node]), torch.cat([j, i, node])
+    A = sps.SparseMatrix.from_coo(torch.cat([w, w.conj(), torch.full((n,), 200, dtype=dtype)]), row, col, (n, n))
+    assert not torch.equal(A.to_dense(), A.to_dense().mH)
+    b = torch.ones(n, dtype=dtype)
+    for M in (A, (A + A.mH) / 2):
+        assert torch.allclose(sps.solve(M, b, sps.Cholesky()), torch.linalg.solve(A.to_dense(), b), rtol=1e-4)
+        assert "CHOLESKY" in str(sps.explain(M, sps.Cholesky()))
+    off = torch.where(A.pattern.rows() < A.pattern.col, 1 + 1e-3, 1.0).to(dtype)  # more than rounding
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        sps.solve(sps.SparseMatrix(A.values * off, A.pattern), b, sps.Cholesky())
+
+
 def test_what_operators_refuse() -> None:
     a, pattern = SYSTEMS["circuit"](F64)
     A, d = sps.SparseMatrix(a, pattern), torch.ones(pattern.shape[0], dtype=F64)
@@ -209,6 +228,8 @@ def test_what_operators_refuse() -> None:
         (lambda: A @ np.ones(3), TypeError, r"x is a ndarray.*torch.as_tensor"),
         (lambda: A @ A.to_scipy(), TypeError, r"A @ M: M is a csr_matrix.*A.to_scipy\(\) @ M"),
         (lambda: A @ "x", TypeError, "unsupported operand"),
+        (lambda: A[1:, 1:], TypeError, r"is not indexed. .*A.pattern.rows\(\)"),
+        (lambda: list(A), TypeError, "is not indexed"),  # type: ignore[call-overload]
         (lambda: 1 / A, TypeError, "unsupported operand"),
         (
             lambda: torch.matmul(A, d),
@@ -379,6 +400,7 @@ def test_from_scipy_refuses() -> None:
     wrong.indices[1] = 7
     for M, error, match in (
         (np.eye(2), TypeError, "M is a ndarray"),
+        (scipy.sparse.linalg.aslinearoperator(np.eye(2)), TypeError, "It has no entries: sparsolve.Operator"),
         (torch.eye(2).to_sparse(), TypeError, "M is a Tensor"),
         (sp.coo_array(np.ones(3)), ValueError, "2-D"),
         (wrong, sps.PatternError, "column 7"),

@@ -512,11 +512,17 @@ def test_layouts_and_types_that_are_refused():
         for call in (sps.solve, sps.matmul):
             with pytest.raises(TypeError, match=r"A's pattern is a .*SparseMatrix\(values, pattern\)"):
                 call(swapped, b)
+    both = sps.Pattern.from_coo(pattern.rows(), pattern.col, pattern.shape)
+    with pytest.raises(TypeError, match=r"a pattern, and the order .*SparseMatrix\(values\[order\], pattern\)"):
+        sps.solve(sps.SparseMatrix(values, both), b)  # type: ignore[arg-type]
+    for loose in (pattern, (values, pattern)):
+        with pytest.raises(TypeError, match=r"A is a (Pattern|tuple);.*SparseMatrix\(values, pattern\)"):
+            sps.solve(loose, b)
     with pytest.raises(TypeError, match=r"b must be dense"):
         sps.solve(A, torch.eye(20, dtype=F64).to_sparse())
     with pytest.raises(TypeError, match=r"not of float"):
         sps.solve(A, [1.0, 2.0])
-    with pytest.raises(TypeError, match=r"A has shape \(2, 20, 20\).*SparseMatrix"):
+    with pytest.raises(TypeError, match=r"A has shape \(2, 20, 20\).*SparseMatrix.*one block-diagonal matrix"):
         sps.solve(torch.ones(2, 20, 20).to_sparse(), b)
     with pytest.raises(TypeError, match=r"solver is a str"):
         sps.solve(A, b, "cg")

@@ -18,6 +18,7 @@ __all__ = [
     "diagonal",
     "diagonal_pattern",
     "from_the_left",
+    "no_part",
     "no_product",
     "no_sum",
     "ordered",
@@ -144,6 +145,14 @@ def no_product(x: Any) -> TypeError:
         remedy = "A.to_scipy() @ M is SciPy's, without derivatives."
         return TypeError(sentence(f"A @ M: M is a {type(x).__name__}, not a torch.Tensor.", remedy=remedy))
     return TypeError(sentence(f"A @ x: x is a {type(x).__name__}, not a torch.Tensor.", remedy="Use torch.as_tensor."))
+
+
+def no_part() -> TypeError:
+    """What is wrong with `A[i, j]`."""
+    remedy = (
+        "Use A.values with a mask of A.pattern.rows() and A.pattern.col; Pattern.from_coo makes the pattern of a part."
+    )
+    return TypeError(sentence("A[...]: a SparseMatrix is not indexed.", remedy=remedy))
 
 
 def no_sum(x: Any) -> TypeError:

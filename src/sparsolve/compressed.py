@@ -36,7 +36,8 @@ def require_sparse(T: Tensor) -> None:
         raise TypeError(
             sentence(
                 f"A has shape {tuple(T.shape)} with {dense} dense dimensions; one 2-D sparse matrix is needed.",
-                remedy="A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
+                "A batch that shares one pattern is SparseMatrix(values, pattern) with values (*batch, nnz).",
+                "Matrices with patterns of their own go into one block-diagonal matrix.",
             )
         )
 
@@ -49,6 +50,8 @@ def _instead(T: Any) -> str:
         return "Use A.to_sparse_csr()."
     if hasattr(T, "tocsr"):
         return "SparseMatrix.from_scipy(A) takes a SciPy matrix."
+    if any(isinstance(t, Pattern) for t in (T if isinstance(T, tuple) else (T,))):
+        return "A pattern and its values are a matrix: SparseMatrix(values, pattern)."
     if callable(T):
         return "Operator(function, params) is solved with a function (params, x) -> A x."
     return "For a dense A use torch.linalg.solve, or torch.as_tensor(A).to_sparse_csr() if most of it is zero."

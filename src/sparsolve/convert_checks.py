@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
+from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 from .errors import BackendUnavailableError, PatternError, sentence
@@ -67,14 +68,12 @@ def require_as_many(values: Tensor, indices: Tensor) -> None:
 def require_matrix(M: Any, format: str) -> None:
     """One 2-D SciPy or CuPy matrix of this format."""
     if not (sp.issparse(M) or is_cupy(M)):
-        raise TypeError(
-            sentence(
-                f"M is a {type(M).__name__}; a SciPy or CuPy sparse matrix is needed.",
-                remedy="SparseMatrix.from_torch and t2c_* take a sparse tensor."
-                if isinstance(M, Tensor)
-                else f"Use scipy.sparse.{format}_matrix(M).",
-            )
-        )
+        remedy = f"Use scipy.sparse.{format}_matrix(M)."
+        if isinstance(M, Tensor):
+            remedy = "SparseMatrix.from_torch and t2c_* take a sparse tensor."
+        elif isinstance(M, LinearOperator):
+            remedy = "It has no entries: sparsolve.Operator is a matrix that is a function, of tensors."
+        raise TypeError(sentence(f"M is a {type(M).__name__}; a SciPy or CuPy sparse matrix is needed.", remedy=remedy))
     if len(M.shape) != 2:
         raise ValueError(sentence(f"M has shape {M.shape}; it must be 2-D.", remedy="Use M.reshape(1, -1)."))
     if M.format != format:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy.sparse
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import calculus
-from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_product, ordered, transposed
+from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_part, no_product, ordered, transposed
 from .compressed import of_entries, parts, require_sparse
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_described, require_matrix
@@ -267,6 +267,9 @@ class SparseMatrix(Arithmetic):
         if isinstance(x, (SparseMatrix, np.ndarray, list)) or scipy.sparse.issparse(x):
             raise no_product(x)
         return NotImplemented
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise no_part()
 
     def __rmatmul__(self, x: Any) -> Any:
         raise from_the_left(x)

@@ -87,13 +87,12 @@ def guess(x0: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 def require_pattern(pattern: Pattern) -> Pattern:
     """Refuse what is not a `Pattern`."""
     if not isinstance(pattern, Pattern):
-        raise TypeError(
-            sentence(
-                f"A's pattern is a {type(pattern).__name__}; a sparsolve.Pattern is needed.",
-                "Swapped arguments, perhaps.",
-                "Use SparseMatrix(values, pattern).",
-            )
-        )
+        cause, remedy = "Swapped arguments, perhaps.", "Use SparseMatrix(values, pattern)."
+        if isinstance(pattern, tuple) and pattern and isinstance(pattern[0], Pattern):
+            cause = "Pattern.from_coo returns a pattern, and the order that values go in."
+            remedy = "Use pattern, order = Pattern.from_coo(...) and SparseMatrix(values[order], pattern)."
+        fact = f"A's pattern is a {type(pattern).__name__}; a sparsolve.Pattern is needed."
+        raise TypeError(sentence(fact, cause, remedy))
     return pattern
 
 

@@ -110,6 +110,6 @@ def _cause(A: Any) -> tuple[str, str]:
         )
     return (
         "The rows are linearly dependent to working precision: usually a missing boundary condition or an unfixed constant "
-        "(a graph Laplacian, a pure Neumann problem, a floating node of a circuit).",
+        "(a graph Laplacian, a pure Neumann problem, a floating node of a circuit), or a constraint that repeats others.",
         "Fix one unknown, add a small multiple of the identity, or solve in float64 where this was float32.",
     )

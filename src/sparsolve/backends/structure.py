@@ -101,7 +101,25 @@ class Structure:
 
     def merged(self, values: Any) -> Any:
         """The values on `unique`."""
-        return values if self.starts is None else self.canonical(values)[self.by_rows[0]]
+        return values if self.starts is None else self._even(values, self.starts)[self.by_rows[0]]
+
+    def _even(self, values: Any, starts: Any) -> Any:
+        """`canonical`, and exactly Hermitian where only the order of its sums is not: the entries of `(j, i)` may come in another order.
+
+        k numbers are added up to within `(k - 1) u` times the sum of their sizes (Higham, Accuracy and Stability, 2002, section 4.2).
+        """
+        sums, mirror = self.canonical(values), self.unique.mirror
+        if mirror is None:
+            return sums
+        twins = sums[mirror.numpy()].conj()
+        counts = np.diff(starts, append=self.order.size)
+        eps = np.finfo(sums.dtype).eps
+        with np.errstate(over="ignore", invalid="ignore"):  # a matrix with Inf is refused elsewhere
+            apart = abs(sums - twins)
+            if not 0 < apart.max() <= eps * counts.max() ** 2 * abs(values).max():
+                return sums
+            sizes = np.add.reduceat(abs(values[self.order]), starts)
+            return sums / 2 + twins / 2 if (apart <= eps * (counts - 1) * sizes).all() else sums
 
     def ones(self, dtype: Any) -> Any:
         """`(columns,)` of ones."""
