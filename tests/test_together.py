@@ -147,6 +147,10 @@ def test_one_that_fails_does_not_take_the_others_along(name, wrong):
         assert (info.status[wrong] > 0).all()
         assert x[wrong].isnan().all()
         check(values[right], pattern, b[right], x[right])
+        if name == "full" and spoil == 0.0:
+            sps.clear_memo()
+            sps.solve_with_info(sps.SparseMatrix(bad, pattern), b)
+            assert sps.memo_info().factorizations == 4  # that together failed, and one of those by themselves, are none
     bad = b.clone()
     bad[wrong, 1, 1] = torch.nan
     with pytest.raises(sps.SolveError, match=f"nan.*batch index {wrong}"):

@@ -32,7 +32,7 @@ class MemoInfo(NamedTuple):
         factor_hits: times that one was found again.
         analyses: patterns analysed.
         analysis_hits: times that one was found again.
-        entries: factorizations held.
+        entries: factorizations held; the small matrices of a batch are one.
         nbytes: bytes held by both memos, as estimated from the arrays.
         max_bytes: the bound on `nbytes`.
     """

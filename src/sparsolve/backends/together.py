@@ -60,13 +60,13 @@ class Together:
     """Decompositions of several matrices.
 
     Attributes:
-        matrices: how many.
+        matrices: how many were decomposed: all, or none.
         strategy: of all.
         nbytes: held for them.
     """
 
     def __init__(self, structure: Structure, candidate: Candidate, values: Any) -> None:
-        self.matrices, self.strategy, self.nbytes = len(values), candidate.strategy, 0
+        self.matrices, self.strategy, self.nbytes = 0, candidate.strategy, 0
         if structure.starts is not None:
             values = np.stack([structure.merged(v) for v in values])
             self.nbytes += int(values.nbytes)
@@ -74,6 +74,7 @@ class Together:
         self._error = _EachError(self._structure, values, _REFINEMENTS)
         self._believed, self._decomposition = False, self._decomposed(candidate)
         if self._decomposition is not None:
+            self.matrices = len(values)
             self.nbytes += int(self._decomposition.nbytes) + 16 * self.matrices * structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool) -> Any:
