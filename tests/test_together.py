@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_gradients(name, dtype, never_alone):
         got, expected = (torch.autograd.grad((x * weight).abs().square().sum(), leaves) for x in (ours, wanted))
         for g, e in zip(got, expected, strict=True):
             torch.testing.assert_close(g, e, rtol=1e-8, atol=1e-8 * e.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, C128], ids=str)
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2)], ids=str)
+def test_gradients_that_overflow_are_no_warning_of_numpy(shape, dtype):
+    values, pattern = made(poisson(2, 3), dtype)
+    batch, columns = shape[:1], shape[1:] or (1,)
+    values = values.expand(*batch, -1).clone().requires_grad_()
+    b = torch.full((*batch, 6, *columns), torch.finfo(dtype).max ** 0.7, dtype=dtype)
+    x = sps.solve(sps.SparseMatrix(values, pattern), b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x.backward(b)
+    assert not values.grad.isfinite().any()
 
 
 def test_vmap_shares_with_the_batch(never_alone):

@@ -118,16 +118,17 @@ def multiply(A: Product, x: Any, *, adjoint: bool) -> Any:
 def sampled(structure: Structure, u: Any, v: Any) -> Any:
     """`(u vᴴ)` at the entries, for each of several: `u` `(matrices, rows, k)` and `v` `(matrices, columns, k)`."""
     rows, columns = structure.places
-    if len(u) == 1:
-        return _sampled(structure, u[0], v[0])[None]
-    if u.shape[2] == 1 and len(rows) < _FEW:
-        out = u[:, :, 0].take(rows.numpy(), axis=1)
-        out *= v[:, :, 0].conj().take(columns.numpy(), axis=1)
+    with quiet():
+        if len(u) == 1:
+            return _sampled(structure, u[0], v[0])[None]
+        if u.shape[2] == 1 and len(rows) < _FEW:
+            out = u[:, :, 0].take(rows.numpy(), axis=1)
+            out *= v[:, :, 0].conj().take(columns.numpy(), axis=1)
+            return out
+        out = np.empty((len(u), len(rows)), dtype=u.dtype)
+        for i in range(len(u)):
+            out[i] = _sampled(structure, u[i], v[i])
         return out
-    out = np.empty((len(u), len(rows)), dtype=u.dtype)
-    for i in range(len(u)):
-        out[i] = _sampled(structure, u[i], v[i])
-    return out
 
 
 def _sampled(structure: Structure, u: Any, v: Any) -> Any:
