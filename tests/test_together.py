@@ -14,7 +14,7 @@ import oracle
 import sparsolve as sps
 from sparsolve import Strategy
 from sparsolve.backends import direct, together
-from systems import DTYPES, made, path, poisson
+from systems import DTYPES, grid, made, path, poisson
 
 F64, C128 = torch.float64, torch.complex128
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -170,6 +170,25 @@ def test_one_that_fails_does_not_take_the_others_along(name, wrong):
     bad[wrong, 1, 1] = torch.nan
     with pytest.raises(sps.SolveError, match=f"nan.*batch index {wrong}"):
         sps.solve(sps.SparseMatrix(values, pattern), bad)
+
+
+@pytest.mark.parametrize("spoil", [torch.nan, 0.0, None])
+@pytest.mark.parametrize("system", [path(30), grid(2, 3, 2)], ids=["band", "full"])
+def test_what_fails_is_not_counted(system, spoil, monkeypatch):
+    """Factorizations, and times that one was found again, are those of each by itself."""
+    values, pattern, b = batch_of(system, F64)
+    if spoil is None:  # the others are not singular to working precision
+        values[[0, 1, 2, 4]] *= 1 + (pattern.rows() == pattern.col)
+    else:
+        values[3] *= spoil
+    counts = []
+    for _ in range(2):
+        sps.clear_memo()
+        for _ in range(2):
+            sps.solve_with_info(sps.SparseMatrix(values, pattern), b)
+        counts.append(sps.memo_info()[:4])
+        monkeypatch.setattr(direct, "together", lambda *_: None)
+    assert counts[0] == counts[1]
 
 
 def test_one_that_is_singular_to_working_precision():

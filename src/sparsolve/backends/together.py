@@ -60,7 +60,7 @@ class Together:
     """Decompositions of several matrices.
 
     Attributes:
-        matrices: how many were decomposed: all, or none.
+        matrices: how many are decomposed: none where one of them fails, or is doubtful.
         strategy: of all.
         nbytes: held for them.
     """
@@ -72,7 +72,8 @@ class Together:
             self.nbytes += int(values.nbytes)
         self._structure, self._values = structure.unique, values
         self._error = _EachError(self._structure, values, _REFINEMENTS)
-        self._believed, self._decomposition = False, self._decomposed(candidate)
+        with np.errstate(all="ignore"):
+            self._decomposition = self._decomposed(candidate)
         if self._decomposition is not None:
             self.matrices = len(values)
             self.nbytes += int(self._decomposition.nbytes) + 16 * self.matrices * structure.shape[0]
@@ -80,30 +81,31 @@ class Together:
     def solve(self, b: Any, *, adjoint: bool) -> Any:
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` `(matrices, n, k)`; None where a solution is not beyond doubt."""
         decomposition, trans = self._decomposition, "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
-        with np.errstate(all="ignore"):
-            if decomposition is None or not (self._believed or self._regular(decomposition)):
-                self._decomposition = None
-                return None
-            self._believed = True
+        if decomposition is None:
+            return None
 
-            def solve(b: Any) -> Any:
-                return decomposition.solve(b.reshape(-1, b.shape[2]), trans).reshape(b.shape)
+        def solve(b: Any) -> Any:
+            return decomposition.solve(b.reshape(-1, b.shape[2]), trans).reshape(b.shape)
 
-            try:
+        try:
+            with np.errstate(all="ignore"):
                 return self._error.refined(solve(b), b, adjoint, self._product, solve, exact=False)
-            except (DistrustedError, SolveError):
-                return None
+        except (DistrustedError, SolveError):
+            return None
 
     def _decomposed(self, candidate: Candidate) -> Decomposition | None:
+        """A decomposition of all; None where one cannot be decomposed so, or may be singular."""
         matrices = [Matrix(self._structure, v) for v in self._values]
         if candidate.definite and not all(m.kind == "positive" for m in matrices):
             return None
         try:
             if self.strategy in _SIDE_BY_SIDE:
-                return candidate.decompose(Matrix(self._structure, self._values))
-            return _Each([candidate.decompose(m) for m in matrices])
+                decomposition = candidate.decompose(Matrix(self._structure, self._values))
+            else:
+                decomposition = _Each([candidate.decompose(m) for m in matrices])
         except RuntimeError:
             return None
+        return decomposition if self._regular(decomposition) else None
 
     def _regular(self, decomposition: Decomposition) -> bool:
         """Whether none of the matrices may be singular to working precision: see `conditioning`."""
