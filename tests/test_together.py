@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -213,6 +214,24 @@ def test_one_that_is_not_positive_definite(name, spoil):
         values[3, (pattern.rows() > pattern.col).nonzero()[0]] *= 1.001
     with pytest.raises(sps.NotPositiveDefiniteError, match="batch index 3"):
         sps.solve(sps.SparseMatrix(values, pattern), b, sps.Cholesky())
+
+
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=["LU", "Cholesky"])
+def test_memory_of_many_tiny_matrices(solver):
+    """It is their decompositions' objects much rather than their numbers."""
+    values, pattern = made(grid(3) + sp.csr_matrix(np.ones((3, 3))), F64)
+    values = values * torch.rand(4000, 1, dtype=F64)
+    b = torch.ones(4000, 3, 1, dtype=F64)
+    sps.solve(sps.SparseMatrix(values[:3], pattern), b[:3], solver)
+    sps.clear_memo()
+    tracemalloc.start()
+    try:
+        sps.solve(sps.SparseMatrix(values, pattern), b, solver)
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert sps.memo_info().factorizations == 4000
+    assert 0.5 * held < sps.memo_info().nbytes < 2 * held
 
 
 class Wrong:

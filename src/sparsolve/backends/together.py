@@ -29,6 +29,7 @@ __all__ = ["Together", "together"]
 _SMALL = 2000  # unknowns: above, one matrix is work enough
 _NUMBERS = 1 << 17  # of the decompositions made at once, so that they stay in cache
 _REFINEMENTS = 3
+_OBJECTS = 1 << 9  # bytes of a small decomposition's objects, whatever its arrays
 _SIDE_BY_SIDE = (Strategy.TRIDIAGONAL, Strategy.BANDED, Strategy.BANDED_CHOLESKY)
 _EACH = (Strategy.DENSE, Strategy.DENSE_CHOLESKY)
 
@@ -149,7 +150,7 @@ class _Each:
 
     def __init__(self, decompositions: list[Decomposition]) -> None:
         self._decompositions = decompositions
-        self.nbytes = sum(int(d.nbytes) for d in decompositions)
+        self.nbytes = sum(int(d.nbytes) + _OBJECTS for d in decompositions)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         x = np.empty_like(b)
