@@ -204,6 +204,25 @@ def test_one_that_is_singular_to_working_precision():
     assert info.status.ravel().tolist() == [0, sps.Status.SINGULAR, 0]
 
 
+@each_dtype
+@pytest.mark.parametrize("doubtful", [0, 2, 4])
+def test_a_doubtful_one_goes_alone(doubtful, dtype, monkeypatch):
+    """And no other does; there it is found to be good, or is refined."""
+    values, pattern = made(path(30), dtype, phases=False)
+    single = torch.finfo(dtype).eps > 1e-10
+    shift = torch.full((5, 1), 0.1, dtype=dtype)
+    shift[doubtful] = 1e-4 if single else 1e-12
+    many = values + shift * (pattern.rows() == pattern.col)
+    alone, factorize = [], direct.factorize
+    monkeypatch.setattr(direct, "factorize", lambda s, v, *rest: (alone.append(v), factorize(s, v, *rest))[1])
+    b = torch.randn(5, 30, 2, dtype=dtype)
+    for adjoint in (False, True):
+        alone.clear()
+        check(many, pattern, b, sps.solve(sps.SparseMatrix(many, pattern), b, adjoint=adjoint), adjoint)
+        assert [v.tolist() for v in alone] == [many[doubtful].tolist()]
+    assert sps.memo_info()[:2] == (5, 5)
+
+
 @pytest.mark.parametrize("name", DEFINITE)
 @pytest.mark.parametrize("spoil", ["indefinite", "unsymmetric"])
 def test_one_that_is_not_positive_definite(name, spoil):

@@ -74,7 +74,7 @@ class Batch:
                 each(lambda i: self._one(left[i + 1]), len(left) - 1, worthwhile=worthwhile)
 
     def _together(self, all_: list[int]) -> list[int]:
-        """Solve several matrices at once, where the solver's module does that and none of them is doubtful; which are left."""
+        """Solve several matrices at once, where the solver's module does that and they are beyond doubt; which are left."""
         together = getattr(self.module, "together", None)
         how = None if together is None else together(self.structure, self.values, self.record)
         if how is None:
@@ -85,10 +85,10 @@ class Batch:
             part = slice(i, min(i + width, len(all_)))
             found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self._source(i))
             x = found.solve(self.b[part], adjoint=self.adjoint)
-            if x is None:
-                left += all_[part]
-            else:
-                for j in all_[part]:
+            for j in all_[part]:
+                if x is None or not found.beyond_doubt[j - i]:
+                    left.append(j)
+                else:
                     self._enter(j, Outcome(x[j - i], strategy=found.strategy))
         return left
 

@@ -4,7 +4,8 @@ Little of the time of a small solve is LAPACK's. The rest is a fixed number of c
 these are of the whole batch. Bands side by side are one band, with zeros where two matrices meet, so that elimination finds no pivot in the next
 matrix and fills in nothing there.
 
-Only what is beyond doubt is solved here. Where one of the matrices fails, or is doubtful, each is solved by itself, as if nothing had been tried.
+Only what is beyond doubt is solved here. A matrix that may be near a singular one is left to be solved by itself, and where one fails, all are, as if
+nothing had been tried.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ class Together:
     """Decompositions of several matrices.
 
     Attributes:
-        matrices: how many are decomposed: none where one of them fails, or is doubtful.
+        beyond_doubt: `(matrices,)`, which are decomposed, and not singular to working precision for sure.
+        matrices: how many these are.
         strategy: of all.
         nbytes: held for them.
     """
 
     def __init__(self, structure: Structure, candidate: Candidate, values: Any) -> None:
-        self.matrices, self.strategy, self.nbytes = 0, candidate.strategy, 0
+        self.strategy, self.nbytes = candidate.strategy, 0
         if structure.starts is not None:
             values = np.stack([structure.merged(v) for v in values])
             self.nbytes += int(values.nbytes)
@@ -75,15 +77,19 @@ class Together:
         self._error = _EachError(self._structure, values, _REFINEMENTS)
         with np.errstate(all="ignore"):
             self._decomposition = self._decomposed(candidate)
+            self.beyond_doubt = self._regular()
+        self.matrices = int(self.beyond_doubt.sum())
+        if self.matrices == 0:
+            self._decomposition = None
         if self._decomposition is not None:
-            self.matrices = len(values)
-            self.nbytes += int(self._decomposition.nbytes) + 16 * self.matrices * structure.shape[0]
+            self.nbytes += int(self._decomposition.nbytes) + 16 * len(values) * structure.shape[0]
 
     def solve(self, b: Any, *, adjoint: bool) -> Any:
-        """`A⁻¹ b` or `A⁻ᴴ b` for `b` `(matrices, n, k)`; None where a solution is not beyond doubt."""
+        """`A⁻¹ b` or `A⁻ᴴ b` for `b` `(matrices, n, k)` and those beyond doubt, zero for the others; None where one of these is not accurate."""
         decomposition, trans = self._decomposition, "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
         if decomposition is None:
             return None
+        b = b if self.beyond_doubt.all() else np.where(self.beyond_doubt[:, None, None], b, b.dtype.type(0))
 
         def solve(b: Any) -> Any:
             return decomposition.solve(b.reshape(-1, b.shape[2]), trans).reshape(b.shape)
@@ -95,30 +101,30 @@ class Together:
             return None
 
     def _decomposed(self, candidate: Candidate) -> Decomposition | None:
-        """A decomposition of all; None where one cannot be decomposed so, or may be singular."""
+        """A decomposition of all; None where one cannot be decomposed so."""
         matrices = [Matrix(self._structure, v) for v in self._values]
         if candidate.definite and not all(m.kind == "positive" for m in matrices):
             return None
         try:
             if self.strategy in _SIDE_BY_SIDE:
-                decomposition = candidate.decompose(Matrix(self._structure, self._values))
-            else:
-                decomposition = _Each([candidate.decompose(m) for m in matrices])
+                return candidate.decompose(Matrix(self._structure, self._values))
+            return _Each([candidate.decompose(m) for m in matrices])
         except RuntimeError:
             return None
-        return decomposition if self._regular(decomposition) else None
 
-    def _regular(self, decomposition: Decomposition) -> bool:
-        """Whether none of the matrices may be singular to working precision: see `conditioning`."""
+    def _regular(self) -> Any:
+        """`(matrices,)`: which are not singular to working precision, nor near it: see `conditioning`."""
+        if self._decomposition is None:
+            return np.zeros(len(self._values), dtype=bool)
         places, limits = self._structure.on_diagonal, self._error.limits
         if len(places) == self._structure.shape[0]:
             rows = self._error.norms(False).rows.ravel()
             if dominant(self._values[:, places].ravel(), rows, limits.huge):
-                return True
+                return np.ones(len(self._values), dtype=bool)
         columns, probe = self._error.scaled_sizes()
         probe = (probe * self._structure.signs).astype(self._values.dtype)
-        excited = decomposition.solve(probe.ravel()).reshape(columns.shape) * columns
-        return not doubtful(float(np.abs(excited).max()), limits.eps)
+        excited = np.abs(self._decomposition.solve(probe.ravel()).reshape(columns.shape) * columns)
+        return np.array([not doubtful(float(most), limits.eps) for most in excited.max(axis=1)])
 
     def _product(self, x: Any, adjoint: bool) -> Any:
         """`A x` or `Aᴴ x` for each matrix."""
