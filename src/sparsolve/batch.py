@@ -66,26 +66,26 @@ class Batch:
         """
         left = list(range(len(self.b))) if self.b.size else []
         if distinct and left:
-            left = self._together(left)
+            left = self._left_alone(left)
         if left:
             first = self._one(left[0])  # what it finds out about the pattern, the others use, whichever thread is first
             if len(left) > 1:
                 worthwhile = getattr(first, "worth_a_thread", False)
                 each(lambda i: self._one(left[i + 1]), len(left) - 1, worthwhile=worthwhile)
 
-    def _together(self, all_: list[int]) -> list[int]:
-        """Solve several matrices at once, where the solver's module does that and they are beyond doubt; which are left."""
+    def _left_alone(self, indices: list[int]) -> list[int]:
+        """Solve several matrices at once, where the solver's module does that and they are beyond doubt; those that are left."""
         together = getattr(self.module, "together", None)
         how = None if together is None else together(self.structure, self.values, self.record)
         if how is None:
-            return all_
+            return indices
         width, make = how
         left = []
-        for i in all_[::width]:
-            part = slice(i, min(i + width, len(all_)))
+        for i in indices[::width]:
+            part = slice(i, min(i + width, len(indices)))
             found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self._source(i))
             x = found.solve(self.b[part], adjoint=self.adjoint)
-            for j in all_[part]:
+            for j in indices[part]:
                 if x is None or not found.beyond_doubt[j - i]:
                     left.append(j)
                 else:

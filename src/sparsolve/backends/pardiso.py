@@ -32,7 +32,7 @@ __all__ = ["CANDIDATES", "Analysis", "PardisoDecomposition", "decompose", "missi
 
 _LEAST, _LARGE = 1_000, 300_000  # unknowns; entries times entries a row, from which on the analysis pays at once
 _LONG, _SOME = 6, 100_000  # entries a row, and the same product, from which on an unsymmetric matrix gains at all
-_FAR = 30  # powers of two
+_FAR = 30  # powers of two away from one, from which on Cholesky gets scaled numbers
 _TYPES = {"general": (11, 13), "symmetric": (-2, 6), "positive": (2, 4)}  # real, complex
 
 
@@ -169,9 +169,8 @@ class PardisoDecomposition:
         self._data = self._analysis.data(self._A)
         self._scale = 1.0
         if self._analysis.kind == "positive":
-            self._scale = _toward_one(
-                self._data[self._analysis.form[0][:-1]]
-            )  # its largest entries are on the diagonal
+            diagonal = self._data[self._analysis.form[0][:-1]]  # where the largest entries of such a matrix are
+            self._scale = _toward_one(diagonal)
             self._data = self._data if self._scale == 1.0 else self._data * self._scale
         self._handle, self._slot = self._analysis.slot(self._data)
         weakref.finalize(self, self._handle.release, self._slot).atexit = False
