@@ -172,8 +172,8 @@ def system():
     return values, pattern, torch.randn(len(pattern.crow) - 1, dtype=F64)
 
 
-def solve(values, pattern, b):
-    return sps.solve(sps.SparseMatrix(values, pattern), b)
+def solve(values, pattern, b, solver=sps.LU()):  # noqa: B008
+    return sps.solve(sps.SparseMatrix(values, pattern), b, solver)
 
 
 def small_shares(monkeypatch):
@@ -204,19 +204,21 @@ def test_a_parameter_that_an_optimizer_updates_keeps_a_few_factors(system, monke
     assert sps.memo_info().factorizations == 50
 
 
+@pytest.mark.parametrize("backend", [None, "superlu"])
 @pytest.mark.parametrize("transform", [lambda f: f, vmap], ids=["loop", "vmap"])
-def test_a_graph_finds_all_of_its_factors(transform, system, monkeypatch):
-    """However many: time steps whose matrices all differ, and a batch."""
+def test_a_graph_finds_all_of_its_factors(transform, backend, system, monkeypatch):
+    """However many: time steps whose matrices all differ, and a batch, decomposed together or one by one."""
     small_shares(monkeypatch)
+    solver = sps.LU(backend=backend)
     values, pattern, b = system
     many = torch.linspace(1, 2, 40, dtype=F64).unsqueeze(1) * values
     leaf = many.clone().requires_grad_()
     if transform is vmap:
-        total = vmap(lambda v: solve(v, pattern, b))(leaf).sum()
+        total = vmap(lambda v: solve(v, pattern, b, solver))(leaf).sum()
     else:
         x = b
         for v in leaf:
-            x = solve(v, pattern, x)
+            x = solve(v, pattern, x, solver)
         total = x.sum()
     total.backward()
     info = sps.memo_info()

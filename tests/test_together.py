@@ -221,16 +221,21 @@ def test_a_doubtful_one_goes_alone(doubtful, dtype, monkeypatch):
         check(many, pattern, b, sps.solve(sps.SparseMatrix(many, pattern), b, adjoint=adjoint), adjoint)
         assert [v.tolist() for v in alone] == [many[doubtful].tolist()]
     assert sps.memo_info()[:2] == (5, 5)
+    b[doubtful] = torch.nan
+    alone.clear()
+    x = sps.solve_with_info(sps.SparseMatrix(many, pattern), b).x
+    assert {tuple(v.tolist()) for v in alone} == {tuple(many[doubtful].tolist())}
+    assert x[doubtful].isnan().all()
 
 
 @pytest.mark.parametrize("name", DEFINITE)
-@pytest.mark.parametrize("spoil", ["indefinite", "unsymmetric"])
+@pytest.mark.parametrize("spoil", ["indefinite", "unsymmetric", "unsymmetric by rounding"])
 def test_one_that_is_not_positive_definite(name, spoil):
     values, pattern, b = batch_of(DEFINITE[name][0], F64)
     if spoil == "indefinite":
         values[3, (pattern.rows() == pattern.col).nonzero()[:, 0]] *= 0.1
     else:
-        values[3, (pattern.rows() > pattern.col).nonzero()[0]] *= 1.001
+        values[3, (pattern.rows() > pattern.col).nonzero()[0]] *= 1.001 if spoil == "unsymmetric" else 1 + 1e-15
     with pytest.raises(sps.NotPositiveDefiniteError, match="batch index 3"):
         sps.solve(sps.SparseMatrix(values, pattern), b, sps.Cholesky())
 
@@ -284,6 +289,20 @@ def test_each_residual_counts(matrix, adjoint):
     check(values, pattern, b, torch.from_numpy(factor.solve(b.numpy(), adjoint=adjoint)), adjoint)
     factor._decomposition = Wrong(right, rows, 1.01)
     assert factor.solve(b.numpy(), adjoint=adjoint) is None
+
+
+def test_what_underflows_in_one_excuses_no_other():
+    """In a matrix of the smallest numbers any residual is rounding; in its neighbour a small one may be all of b."""
+    values, pattern = made(poisson(4, 9), torch.float32)
+    values, b = values.expand(2, -1).clone(), 1e-7 * torch.randn(2, 36, 1)
+    values[0] *= 1e-38
+    b[0] = 0
+    structure = direct.Structure(pattern.crow.numpy(), pattern.col.numpy(), pattern.shape)
+    factor = together.together(structure, values.numpy(), sps.LU())[1](values.numpy())
+    assert factor.beyond_doubt.all()
+    check(values[1:], pattern, b[1:], torch.from_numpy(factor.solve(b.numpy(), adjoint=False))[1:])
+    factor._decomposition = Wrong(factor._decomposition, slice(36, 72), 1.1)
+    assert factor.solve(b.numpy(), adjoint=False) is None
 
 
 def test_what_goes_alone(monkeypatch):
