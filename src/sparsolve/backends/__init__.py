@@ -55,10 +55,12 @@ _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")
 _SOLVERS = {
     ("LU", "cpu"): "direct",
     ("Cholesky", "cpu"): "direct",
+    ("Determinant", "cpu"): "determinant",
     ("Function", "cpu"): "function",
     **{(method, "cpu"): "iterative" for method in _KRYLOV},
     ("LU", "cuda"): "cupy_lu",
     ("Cholesky", "cuda"): "cupy_lu",
+    ("Determinant", "cuda"): "cupy_determinant",
     ("Function", "cuda"): "cupy_function",
     **{(method, "cuda"): "cupy_iterative" for method in _KRYLOV},
 }

@@ -66,6 +66,8 @@ class _Stage:
 class DirectFactor:
     """A decomposition, with the values beside it so that each solution can be checked. They are the memo's: nothing is held twice."""
 
+    reads_factors = False  # whether L and U are read besides
+
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._solver, self._lock = solver, threading.Lock()
         self._structure, self._values = structure.unique, structure.merged(values)
@@ -136,7 +138,7 @@ class DirectFactor:
                 fact, found = str(error), None
             else:
                 self._structure.found["decomposed"] = True
-                if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
+                if candidate.strategy is Strategy.SUPERLU_CHOLESKY and not self.reads_factors:
                     decomposition.drop_copies()  # type: ignore[attr-defined]  # its pivots have been looked at
                 if self._low is not None:
                     decomposition = Lowered(decomposition, self._values)
