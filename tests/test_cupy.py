@@ -667,8 +667,9 @@ def test_c4t_a_name_and_a_callable(device):
         test_gpu.test_batches_starts_and_callbacks,
         partial(test_gpu.test_c4t_preconditioners, "tensor"),
         partial(test_gpu.test_c4t_preconditioners, "sparse tensor"),
+        *(partial(test_gpu.test_determinant, name, C128) for name in ("duplicates", "circuit", "permuted")),
     ],
-    ids=["failures", "batches", "tensor", "sparse tensor"],
+    ids=["failures", "batches", "tensor", "sparse tensor", *(f"determinant {i}" for i in range(3))],
 )
 def test_those_for_the_real_thing(device, run):
     run(device="cpu")

@@ -46,7 +46,7 @@ def check(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> None:  # n
     D = oracle.dense(v.to(C128 if v.is_complex() else F64), pattern)
     expected, tolerance = torch.linalg.slogdet(D), TOLERANCE[v.dtype]
     got = sps.slogdet(sps.SparseMatrix(v, pattern), solver)
-    assert got.sign.dtype == v.dtype and got.logabsdet.dtype == v.dtype.to_real()
+    assert (got.sign.dtype, got.logabsdet.dtype) == (v.dtype, v.dtype.to_real())
     torch.testing.assert_close(got.sign.to(D.dtype), expected.sign, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(
         got.logabsdet.to(F64), expected.logabsdet, rtol=tolerance, atol=tolerance * pattern.shape[0] ** 0.5
@@ -104,7 +104,7 @@ def test_no_unknowns() -> None:
     pattern = sps.Pattern(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (0, 0))
     v = torch.zeros(0, dtype=F64, requires_grad=True)
     sign, logabsdet = sps.slogdet(sps.SparseMatrix(v, pattern))
-    assert sign == 1 and logabsdet == 0
+    assert (sign, logabsdet) == (1, 0)
     assert torch.autograd.grad(logabsdet, v)[0].shape == (0,)
 
 
@@ -112,7 +112,8 @@ def test_extreme_sizes() -> None:
     """A determinant that no number can hold."""
     values, pattern = made(1e3 * (grid(20, 20) + sp.eye(400)), F64)
     sign, logabsdet = sps.slogdet(sps.SparseMatrix(values, pattern))
-    assert sign == 1 and logabsdet > 2700
+    assert sign == 1
+    assert logabsdet > 2700
     torch.testing.assert_close(logabsdet, torch.linalg.slogdet(oracle.dense(values, pattern)).logabsdet)
     check(values * 1e-9, pattern)
 
@@ -193,9 +194,7 @@ def test_eager(transform: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
-@pytest.mark.parametrize(
-    "transform", [*COMPOSITIONS]
-)
+@pytest.mark.parametrize("transform", [*COMPOSITIONS])
 def test_compiled(transform: str, dtype: torch.dtype) -> None:
     agree(aot, transform, dtype)
 
@@ -241,7 +240,7 @@ def test_fake_tensors() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         sign, logabsdet = sps.slogdet(sps.SparseMatrix(values.expand(5, -1), pattern))
     assert sign.shape == logabsdet.shape == (5,)
-    assert sign.dtype == C128 and logabsdet.dtype == F64
+    assert (sign.dtype, logabsdet.dtype) == (C128, F64)
 
 
 def test_export() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -110,8 +111,8 @@ def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tens
     """`log |det A|` and its sign; of complex matrices `log det A` and 1. Values `(*batch, nnz)`, out `(*batch,)`."""
     on, vs, found = _determinants(values, crow, col, solver)
     to, batch = namespace(vs), values.shape[:-1]
-    log = to.asarray([d.log for d in found], dtype=vs.dtype)
-    sign = to.asarray([d.sign for d in found], dtype=vs.real.dtype)
+    log = to.asarray(np.array([d.log for d in found], dtype=vs.dtype))
+    sign = to.asarray(np.array([d.sign for d in found], dtype=vs.real.dtype))
     return on.tensor(log).reshape(batch), on.tensor(sign).reshape(batch)
 
 
@@ -129,7 +130,11 @@ def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tup
     """The device's module, the values as arrays, and the determinant of each matrix, found once for the value and its gradients."""
     device, n = values.device.type, crow.shape[0] - 1
     on, (record, key, _) = device_module(device), asked(solver)
-    module, structure, source = solver_module("Determinant", device), on.structure_of(crow, col, (n, n)), _source(values)
+    module, structure, source = (
+        solver_module("Determinant", device),
+        on.structure_of(crow, col, (n, n)),
+        _source(values),
+    )
     vs = _flat(on.array(values), 1)
 
     def one(i: int) -> Any:

@@ -21,7 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..solvers import LU, Cholesky
 from . import Remembered
-from .backward_error import LIMITS, BackwardError
+from .backward_error import BackwardError
 from .direct import DirectFactor
 from .fronts import Fronts, TooMuchFill
 from .host import Structure
@@ -126,7 +126,8 @@ class _Factor(DirectFactor):
         except TooMuchFill:
             return self._solved()
         with np.errstate(all="ignore"):
-            lower_half, upper_half = selected_inverse(fronts, self._lu.L, self._lu.U)
+            hermitian = self._mirrored[0] and np.array_equal(*self._orders)
+            lower_half, upper_half = selected_inverse(fronts, self._lu.L, self._lu.U, hermitian)
             Z = np.where(upper, upper_half[places], lower_half[places])
             return Z if self._is_inverse(Z) else self._solved()
 
@@ -138,13 +139,18 @@ class _Factor(DirectFactor):
         if known is None or not (np.array_equal(known[0], row) and np.array_equal(known[1], column)):
             i, j = row[structure.rows], column[structure.indices]
             B = sp.csc_matrix((np.ones(len(i), dtype=np.int8), (i, j)), shape=structure.shape)
-            known = found["fronts"] = row, column, (fronts := Fronts(B, _MORE * self._lu.nnz + 64 * len(row))), fronts.places(j, i)
+            known = found["fronts"] = (
+                row,
+                column,
+                (fronts := Fronts(B, _MORE * self._lu.nnz + 64 * len(row))),
+                fronts.places(j, i),
+            )
         return known[2], known[3]
 
     def _is_inverse(self, Z: Any) -> bool:
         """Whether the diagonals of `A Z` and `Z A` are ones, up to rounding."""
         structure, A = self._structure, self._values
-        tolerance = LIMITS[A.dtype.char].eps * max(_ROUNDING, structure.shape[0])
+        tolerance = self._error.limits.eps * max(_ROUNDING, structure.shape[0])
         product, n = A * Z, structure.shape[0]
         for line in (structure.rows, structure.indices):
             parts = [np.bincount(line, part, n) for part in (product.real, product.imag, np.abs(product))]

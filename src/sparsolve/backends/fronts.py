@@ -16,9 +16,9 @@ import scipy.sparse as sp
 
 __all__ = ["Fronts", "TooMuchFill"]
 
-_TWIGS = 12  # unknowns of a subtree that is one front
+_TWIGS = 24  # unknowns of a subtree that is one front
 _ZEROS = 0.25  # of a front's entries, that may be there for the sake of a larger front
-_NARROW = 8  # unknowns, up to which a front grows whatever zeros that adds
+_NARROW = 16  # unknowns, up to which a front grows whatever zeros that adds
 
 
 class TooMuchFill(Exception):  # noqa: N818 - the fact, not the failure
@@ -62,11 +62,10 @@ class Fronts:
         self._front_of = np.repeat(np.arange(len(rows)), self.widths)
         self._begins = np.concatenate([[0], np.cumsum(self.heights)])
         whole = [np.append(np.arange(f, f + w), r) for (f, r), w in zip(rows, self.widths, strict=True)]
-        self._keys = np.repeat(np.arange(len(rows)) * np.int64(n), self.heights) + np.concatenate([*whole, []]).astype(np.int64)
+        fronts = np.arange(len(rows), dtype=np.int64)
+        self._keys = np.repeat(fronts * n, self.heights) + np.concatenate([fronts[:0], *whole])
         self.parents = np.array([self._front_of[r[0]] if len(r) else -1 for _, r in rows], dtype=np.int64)
-        self.inside = [
-            _places(whole[p], r) if p >= 0 else None for (_, r), p in zip(rows, self.parents, strict=True)
-        ]
+        self.inside = [_places(whole[p], r) if p >= 0 else None for (_, r), p in zip(rows, self.parents, strict=True)]
 
     def places(self, rows: Any, columns: Any) -> tuple[Any, Any]:
         """Where entries are, for unknowns as numbered in B: in the array of all lower triangles, or, where the second array says so, in that of
@@ -108,7 +107,7 @@ def _postorder(parent: Any) -> tuple[Any, Any]:
     for j in range(n - 1, -1, -1):
         position[j] = free[j] = free[above[j]] - 1
         free[above[j]] -= sizes[j]
-    return np.array(position + [n], dtype=np.int64), np.array(sizes[:n], dtype=np.int64)
+    return np.array([*position, n], dtype=np.int64), np.array(sizes[:n], dtype=np.int64)
 
 
 def _rows(S: Any, parent: Any, sizes: Any, most: int) -> list[tuple[int, Any]]:
@@ -175,10 +174,8 @@ def _twigs(S: Any, parent: Any, sizes: Any) -> dict[int, tuple[int, Any]]:
     outside = S.indices > end
     pairs = np.unique(end[outside] * np.int64(n) + S.indices[outside])
     begins = np.searchsorted(pairs, np.append(last, n) * np.int64(n))
-    return {
-        int(f): (int(l) + 1, pairs[a:b] % n)
-        for f, l, a, b in zip(first, last, begins[:-1], begins[1:], strict=True)
-    }
+    bounds = zip(first, last, begins[:-1], begins[1:], strict=True)
+    return {int(f): (int(end) + 1, pairs[a:b] % n) for f, end, a, b in bounds}
 
 
 def _places(whole: Any, part: Any) -> Any:

@@ -21,16 +21,25 @@ from .fronts import Fronts
 
 __all__ = ["selected_inverse"]
 
+_NONE = np.zeros((0, 0), dtype=np.float32)
 
-def selected_inverse(fronts: Fronts, L: Any, U: Any) -> tuple[Any, Any]:
+
+def selected_inverse(fronts: Fronts, L: Any, U: Any, hermitian: bool) -> tuple[Any, Any]:
     """`Z = (L U)⁻¹` in the fronts: the lower triangle, and the upper one transposed, as `Fronts.places` numbers their entries.
 
     Args:
         fronts: of a matrix whose factors these are.
         L, U: SciPy's, L with a unit diagonal; in order of elimination.
+        hermitian: whether `U = D Lᴴ` with a real diagonal D. Then only that is read of U.
     """
-    lower, upper = _scattered(fronts, L.tocsc()), _scattered(fronts, U.T.tocsc())
-    _invert(fronts, lower, upper)
+    lower = _scattered(fronts, L.tocsc())
+    if hermitian:
+        pivots = np.empty(fronts.n, dtype=lower.dtype)
+        pivots[fronts.position] = U.diagonal().real
+        _invert(fronts, lower, None, pivots)
+        return lower, lower.conj()
+    upper = _scattered(fronts, U.T.tocsc())
+    _invert(fronts, lower, upper, None)
     return lower, upper
 
 
@@ -42,33 +51,44 @@ def _scattered(fronts: Fronts, T: Any) -> Any:
     return out
 
 
-def _invert(fronts: Fronts, lower: Any, upper: Any) -> None:
-    """Replace `L_FJ` by `Z_FJ` in each front, and `(U_JF)ᵀ` by `(Z_JF)ᵀ`."""
+def _invert(fronts: Fronts, lower: Any, upper: Any, pivots: Any) -> None:
+    """Replace `L_FJ` by `Z_FJ` in each front, and `(U_JF)ᵀ` by `(Z_JF)ᵀ`; of `U = D Lᴴ` there are the pivots D."""
     (trtri,) = get_lapack_funcs(("trtri",), dtype=lower.dtype)
-    known: dict[int, Any] = {}
-    left = np.bincount(fronts.parents[fronts.parents >= 0], minlength=len(fronts.first)).tolist()
-    widths, heights, parents, starts = (a.tolist() for a in (fronts.widths, fronts.heights, fronts.parents, fronts.starts))
+    known: dict[int, Any] = {}  # Z of fronts whose children are still to come
+    children = np.bincount(fronts.parents + 1, minlength=len(fronts.first) + 1)[1:].tolist()
+    widths, heights, parents, starts, first = (
+        a.tolist() for a in (fronts.widths, fronts.heights, fronts.parents, fronts.starts, fronts.first)
+    )
     for s in range(len(widths) - 1, -1, -1):
         c, f, p = widths[s], heights[s], parents[s]
-        part = slice(starts[s], starts[s + 1])
-        l, u = lower[part].reshape(f, c), upper[part].reshape(f, c)
-        L_inverse, U_inverse = trtri(l[:c], lower=1, unitdiag=1)[0], trtri(u[:c], lower=1)[0].T
-        if p < 0:
-            Z_JJ = U_inverse @ L_inverse
-            l[:c], u[:c] = Z_JJ, Z_JJ.T
-            if left[s]:
-                known[s] = Z_JJ
-            continue
-        at = fronts.inside[s]
-        Z_RR = known[p][at, at] if isinstance(at, slice) else known[p][at[:, None], at]
-        left[p] -= 1
-        if not left[p]:
-            del known[p]
-        Y = U_inverse @ u[c:].T
-        Z_RJ = -(Z_RR @ (l[c:] @ L_inverse))
-        Z_JR = -(Y @ Z_RR)
+        low = lower[starts[s] : starts[s + 1]].reshape(f, c)
+        L_inverse = trtri(low[:c], lower=1, unitdiag=1)[0]
+        X = low[c:] @ L_inverse
+        if upper is None:
+            U_inverse, Y = L_inverse.conj().T / pivots[first[s] : first[s] + c], X.conj().T
+        else:
+            up = upper[starts[s] : starts[s + 1]].reshape(f, c)
+            U_inverse = trtri(up[:c], lower=1)[0].T
+            Y = U_inverse @ up[c:].T
+        Z_RR = _part(known, p, fronts.inside[s])
+        Z_RJ = -(Z_RR @ X)
         Z_JJ = U_inverse @ L_inverse - Y @ Z_RJ
-        l[:c], l[c:], u[:c], u[c:] = Z_JJ, Z_RJ, Z_JJ.T, Z_JR.T
-        if left[s]:
+        low[:c], low[c:] = Z_JJ, Z_RJ
+        Z_JR = Z_RJ.conj().T if upper is None else -(Y @ Z_RR)
+        if upper is not None:
+            up[:c], up[c:] = Z_JJ.T, Z_JR.T
+        if children[s]:
             Z = known[s] = np.empty((f, f), dtype=lower.dtype)
             Z[:c, :c], Z[:c, c:], Z[c:, :c], Z[c:, c:] = Z_JJ, Z_JR, Z_RJ, Z_RR
+        if p >= 0:
+            children[p] -= 1
+            if not children[p]:
+                del known[p]
+
+
+def _part(known: dict[int, Any], front: int, inside: Any) -> Any:
+    """`Z_RR`, of the parent's Z; of a root there is none."""
+    if front < 0:
+        return _NONE
+    Z = known[front]
+    return Z[inside, inside] if isinstance(inside, slice) else Z[inside[:, None], inside]
