@@ -312,8 +312,10 @@ def test_solved_where_fronts_are_too_large(
     monkeypatch.setattr(determinant, "_COLUMNS", 5)
     calls = []
     monkeypatch.setattr(determinant, "Fronts", lambda *_: calls.append(1) or _raise())
-    check(*SYSTEMS[name](dtype))
-    assert calls
+    values, pattern = SYSTEMS[name](dtype)
+    check(values, pattern)
+    check(2 * values, pattern)
+    assert len(calls) == 1  # it is remembered
 
 
 def _raise() -> None:

@@ -74,10 +74,10 @@ class Determinant:
 
 def _entry_of(structure: Structure) -> Any:
     """For each entry as given, its place among those without duplicates."""
-    unique, n = structure.unique, np.int64(structure.shape[1])
-    if unique is structure:
+    if structure.unique is structure:
         return slice(None)
-    return np.searchsorted(unique.rows * n + unique.indices, structure.rows * n + structure.indices)
+    own, given = (s.rows.astype(np.int64) * s.shape[1] + s.indices for s in (structure.unique, structure))
+    return np.searchsorted(own, given)
 
 
 class _Factor(DirectFactor):
@@ -88,7 +88,7 @@ class _Factor(DirectFactor):
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         super().__init__(structure, values, solver)
         careful, self._error = self._error, BackwardError(self._structure, self._values, times=0)
-        self.solve(np.ones((structure.shape[0], 1), dtype=values.dtype), adjoint=False, x0=None)
+        self.solve(structure.signs.astype(values.dtype)[:, None], adjoint=False, x0=None)
         self._error = careful
 
     @property
@@ -121,9 +121,8 @@ class _Factor(DirectFactor):
 
     def inverse(self) -> Any:
         """`(A⁻¹)_ji` for each entry `(i, j)` of the matrix without duplicates."""
-        try:
-            fronts, (places, upper) = self._fronts()
-        except TooMuchFill:
+        fronts, (places, upper) = self._fronts()
+        if fronts is None:
             return self._solved()
         with np.errstate(all="ignore"):
             hermitian = self._mirrored[0] and np.array_equal(*self._orders)
@@ -131,20 +130,21 @@ class _Factor(DirectFactor):
             Z = np.where(upper, upper_half[places], lower_half[places])
             return Z if self._is_inverse(Z) else self._solved()
 
-    def _fronts(self) -> tuple[Fronts, Any]:
-        """The fronts of the factors, and where A's entries are in them: those of the last matrix with this pattern if its pivots were the same."""
-        structure, found = self._structure, self._structure.found
-        row, column = self._orders
-        known = found.get("fronts")
+    def _fronts(self) -> tuple[Fronts | None, Any]:
+        """The fronts of the factors, None if they are too large, and where A's entries are in them: those of the last matrix with this pattern if
+        its pivots were the same."""
+        structure, (row, column) = self._structure, self._orders
+        known = structure.found.get("fronts")
         if known is None or not (np.array_equal(known[0], row) and np.array_equal(known[1], column)):
             i, j = row[structure.rows], column[structure.indices]
             B = sp.csc_matrix((np.ones(len(i), dtype=np.int8), (i, j)), shape=structure.shape)
-            known = found["fronts"] = (
-                row,
-                column,
-                (fronts := Fronts(B, _MORE * self._lu.nnz + 64 * len(row))),
-                fronts.places(j, i),
-            )
+            try:
+                fronts = Fronts(B, _MORE * self._lu.nnz + 64 * len(row))
+            except TooMuchFill:
+                known = row, column, None, (None, None)
+            else:
+                known = row, column, fronts, fronts.places(j, i)
+            structure.found["fronts"] = known
         return known[2], known[3]
 
     def _is_inverse(self, Z: Any) -> bool:

@@ -130,7 +130,7 @@ def _rows(S: Any, parent: Any, sizes: Any, most: int) -> list[tuple[int, Any]]:
         made.append((first, r))
         if len(r):
             waiting.setdefault(int(r[0]), []).append(r)
-        if entries > most:
+        if entries + _size(made[-1], after) > most:
             raise TooMuchFill
         j = after
     return made
