@@ -1001,6 +1001,7 @@ def test_available(monkeypatch, device):
     found = backends.available()
     assert found["devices"]["cuda:0"] == "device 0"
     assert "cuSPARSE" in found["solvers"]["LU on cuda"]
+    assert found["solvers"]["slogdet on cuda"] == "SuperLU (SciPy) on the host"
     assert "cuda" not in found["missing"]
 
 

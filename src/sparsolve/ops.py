@@ -131,7 +131,7 @@ def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tup
     device, n = values.device.type, crow.shape[0] - 1
     on, (record, key, _) = device_module(device), asked(solver)
     module, structure, source = (
-        solver_module("Determinant", device),
+        solver_module("slogdet", device),
         on.structure_of(crow, col, (n, n)),
         _source(values),
     )
