@@ -100,6 +100,13 @@ def test_several_components_and_a_diagonal() -> None:
     check(*made(sp.block_diag([grid(4, 4) + sp.eye(16), sp.eye(3) * 2, grid(30) + sp.eye(30)]), F64))
 
 
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_an_order_of_metis(dtype: torch.dtype, fresh: Any) -> None:
+    pytest.importorskip("pymetis")
+    for name in ("Poisson 3-D", "convection-diffusion", "duplicates"):
+        check(*SYSTEMS[name](dtype), sps.LU(backend="metis"))
+
+
 def test_no_unknowns() -> None:
     pattern = sps.Pattern(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (0, 0))
     v = torch.zeros(0, dtype=F64, requires_grad=True)

@@ -11,7 +11,6 @@ one, the inverse is solved for, some columns at a time.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Remembered
 from .backward_error import BackwardError
@@ -30,6 +30,8 @@ from .selected_inverse import selected_inverse
 
 __all__ = ["Determinant", "factorize"]
 
+# SuperLU's, in any order
+_READABLE = (Strategy.SUPERLU_SYMMETRIC, Strategy.SUPERLU, Strategy.SUPERLU_CHOLESKY, Strategy.METIS)
 _MORE = 4  # times the entries of L and U, that their fronts may have
 _COLUMNS = 64  # of the inverse, solved for at a time
 _ROUNDING = 1e4  # units of roundoff, or n, that the checks of the inverse leave
@@ -59,7 +61,7 @@ class Determinant:
         self._factor: _Factor | None = None
         self.log, self.sign, self.nbytes, self.worth_a_thread = 0.0, 1.0, 0, False
         if structure.shape[0]:
-            self._factor = factor = _Factor(structure, values, replace(solver, backend="superlu"))
+            self._factor = factor = _Factor(structure, values, solver)
             self.log, self.sign = factor.determinant()
             self.nbytes, self.worth_a_thread = 2 * factor.nbytes, factor.worth_a_thread
 
@@ -83,13 +85,17 @@ def _entry_of(structure: Structure) -> Any:
 class _Factor(DirectFactor):
     """`P A Q = L U` with a small backward error as it is, without refinement."""
 
-    reads_factors = True
-
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         super().__init__(structure, values, solver)
         careful, self._error = self._error, BackwardError(self._structure, self._values, times=0)
         self.solve(structure.signs.astype(values.dtype)[:, None], adjoint=False, x0=None)
         self._error = careful
+
+    def _serves(self, strategy: Strategy) -> bool:
+        return strategy in _READABLE
+
+    def _release(self, decomposition: Any) -> None:
+        """They are still to be read."""
 
     @property
     def _lu(self) -> Any:
