@@ -61,6 +61,7 @@ ORDER = [
     "backends.preconditioners",
     "backends.entries",
     "backends.lapack",
+    "backends.balance",
     "backends.fronts",
     "backends.selected_inverse",
     "backends.together",

@@ -18,6 +18,8 @@ from torch.func import grad, hessian, jvp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve.backends import determinant, fronts
+from sparsolve.backends.balance import balanced
+from sparsolve.backends.host import structure_of
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
 from test_transforms import aot, inductor
 from transforms import COMPOSITIONS, EAGER_ONLY, tensors
@@ -123,6 +125,44 @@ def test_extreme_sizes() -> None:
     assert logabsdet > 2700
     torch.testing.assert_close(logabsdet, torch.linalg.slogdet(oracle.dense(values, pattern)).logabsdet)
     check(values * 1e-9, pattern)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["Poisson 2-D", "convection-diffusion", "Hermitian", "duplicates", "saddle point"])
+def test_rows_and_columns_of_any_scale(name: str, dtype: torch.dtype) -> None:
+    """Powers of two on rows and columns, which change the logarithm and the inverse exactly."""
+    values, pattern = SYSTEMS[name](dtype)
+    n, rng = pattern.shape[0], np.random.default_rng(0)
+    far = 60 if dtype in (F64, C128) else 15
+    solvers: list[Any] = [sps.LU(), sps.Cholesky()] if name == "Hermitian" else [sps.LU()]
+    for solver in solvers:
+        r = torch.from_numpy(rng.integers(-far, far, n))
+        c = r if name == "Hermitian" else torch.from_numpy(rng.integers(-far, far, n))
+        powers = r[pattern.rows()] + c[pattern.col]
+        scaled = torch.ldexp(values, powers)
+        torch.testing.assert_close(
+            log_abs(scaled, pattern, solver),
+            log_abs(values, pattern) + np.log(2) * int(r.sum() + c.sum()),
+            rtol=1e-5,
+            atol=1e-10,
+        )
+        G = torch.ldexp(gradient(scaled, pattern, solver), powers)
+        expected, tolerance = inverse_entries(values, pattern), TOLERANCE[dtype]
+        torch.testing.assert_close(G, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+def test_balancing_leaves_what_needs_none(fresh: Any) -> None:
+    values, pattern = SYSTEMS["Hermitian"](C128)
+    structure = structure_of(pattern.crow, pattern.col, pattern.shape)
+    given = values.numpy()
+    assert balanced(structure, given).values is given
+    far = 2.0 ** torch.arange(0, 5 * pattern.shape[0], 5)
+    found = balanced(structure, (values * far[pattern.rows()] * far[pattern.col]).numpy())
+    D = oracle.dense(torch.from_numpy(found.values), pattern)
+    assert torch.equal(D, D.mH)
+    largest = D.abs().amax(dim=1)
+    assert largest.max() / largest.min() < 8
+    assert found.total > 0
 
 
 def test_batches() -> None:

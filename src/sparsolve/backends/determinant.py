@@ -3,13 +3,14 @@
 With `P A Q = L U` and a unit diagonal of L, `det A = ± Π U_jj`, the sign that of the two permutations together. L and U are read, which of all
 libraries SuperLU's object in SciPy alone allows; SciPy copies them for that, so they are let go of as soon as the inverse is there.
 
-What is not checked is not believed: the factors solve one system without refinement, and the entries of `Z = A⁻¹` at the places of A
+A is balanced before, and what is not checked is not believed: the factors solve one system without refinement, and the entries of `Z = A⁻¹` at the places of A
 are all there is to `(A Z)_ii = Σ_j A_ij Z_ji = 1` and `(Z A)_jj = 1`. Where these fail, or the factors' pattern is too far from a symmetric
 one, the inverse is solved for, some columns at a time.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,8 @@ from scipy.sparse.csgraph import connected_components
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Remembered
-from .backward_error import BackwardError
+from .backward_error import BackwardError, DistrustedError
+from .balance import balanced, scaled
 from .direct import DirectFactor
 from .fronts import Fronts, TooMuchFill
 from .host import Structure
@@ -34,7 +36,7 @@ __all__ = ["Determinant", "factorize"]
 _READABLE = (Strategy.SUPERLU_SYMMETRIC, Strategy.SUPERLU, Strategy.SUPERLU_CHOLESKY, Strategy.METIS)
 _MORE = 4  # times the entries of L and U, that their fronts may have
 _COLUMNS = 64  # of the inverse, solved for at a time
-_ROUNDING = 1e4  # units of roundoff, or n, that the checks of the inverse leave
+_ROUNDING = 1e3  # units of roundoff, or n, that the checks of the inverse leave
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> Determinant:
@@ -61,15 +63,18 @@ class Determinant:
         self._factor: _Factor | None = None
         self.log, self.sign, self.nbytes, self.worth_a_thread = 0.0, 1.0, 0, False
         if structure.shape[0]:
-            self._factor = factor = _Factor(structure, values, solver)
-            self.log, self.sign = factor.determinant()
+            balance = balanced(structure.unique, structure.merged(values))
+            self._factor = factor = _Factor(structure.unique, balance.values, solver)
+            log, self.sign = factor.determinant()
+            self.log, self._powers = log + math.log(2) * balance.total, balance.powers
             self.nbytes, self.worth_a_thread = 2 * factor.nbytes, factor.worth_a_thread
 
     def inverse(self) -> Any:
         """`A⁻ᴴ` at the entries of A as given, `(nnz,)`: found once."""
         with self._lock:
             if self._factor is not None:
-                self._inverse = self._factor.inverse().conj()[_entry_of(self._structure)]
+                inverse = scaled(self._factor.inverse(), -self._powers)
+                self._inverse = inverse.conj()[_entry_of(self._structure)]
                 self._factor = None
             return self._inverse
 
@@ -82,12 +87,21 @@ def _entry_of(structure: Structure) -> Any:
     return np.searchsorted(own, given)
 
 
+class _FirstError(BackwardError):
+    """What a factor has to show: each row of a solution is right as it is."""
+
+    def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Any, exact: bool) -> Any:
+        if self._small(b - multiply(x, adjoint), x, self.norms(adjoint)):
+            return x
+        raise DistrustedError("A large residual was left without refinement.", None)
+
+
 class _Factor(DirectFactor):
-    """`P A Q = L U` with a small backward error as it is, without refinement."""
+    """`P A Q = L U` with a small backward error of each row, without refinement."""
 
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         super().__init__(structure, values, solver)
-        careful, self._error = self._error, BackwardError(self._structure, self._values, times=0)
+        careful, self._error = self._error, _FirstError(self._structure, self._values)
         self.solve(structure.signs.astype(values.dtype)[:, None], adjoint=False, x0=None)
         self._error = careful
 
