@@ -51,6 +51,7 @@ OPERATIONS: dict[str, Any] = {
     "1j * A": lambda A, B, C: 1j * A,
     "A / s": lambda A, B, C: A / SCALE,
     "A / 3": lambda A, B, C: A / 3,
+    "sum": lambda A, B, C: sum([A, 2 * B, C]),
     "A.mT": lambda A, B, C: A.mT,
     "A.mH + B": lambda A, B, C: A.mH + B,
 }
@@ -219,6 +220,7 @@ def test_what_operators_refuse() -> None:
         (lambda: sps.SparseMatrix.from_diagonal(torch.tensor(1.0)), ValueError, r"d is a number; .*\(\*batch, n\)"),
         (lambda: sps.SparseMatrix.from_diagonal([1.0]), TypeError, "d must be a torch.Tensor, not a list"),  # type: ignore[arg-type]
         (lambda: A + small, ValueError, r"A has shape .* and B \(2, 2\)"),
+        (lambda: 1 + A, TypeError, "is a int; a SparseMatrix is needed.*from_diagonal"),
         (lambda: A + 1, TypeError, "is a int; a SparseMatrix is needed.*from_diagonal"),
         (lambda: A - d, TypeError, "is a Tensor; a SparseMatrix is needed.*from_torch"),
         (lambda: d @ A, TypeError, r"x @ A.*sparsolve.matmul\(A.mT, x\)"),

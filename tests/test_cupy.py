@@ -667,8 +667,9 @@ def test_c4t_a_name_and_a_callable(device):
         test_gpu.test_batches_starts_and_callbacks,
         partial(test_gpu.test_c4t_preconditioners, "tensor"),
         partial(test_gpu.test_c4t_preconditioners, "sparse tensor"),
+        *(partial(test_gpu.test_determinant, name, C128) for name in ("duplicates", "circuit", "permuted")),
     ],
-    ids=["failures", "batches", "tensor", "sparse tensor"],
+    ids=["failures", "batches", "tensor", "sparse tensor", *(f"determinant {i}" for i in range(3))],
 )
 def test_those_for_the_real_thing(device, run):
     run(device="cpu")
@@ -1000,6 +1001,7 @@ def test_available(monkeypatch, device):
     found = backends.available()
     assert found["devices"]["cuda:0"] == "device 0"
     assert "cuSPARSE" in found["solvers"]["LU on cuda"]
+    assert found["solvers"]["slogdet on cuda"] == "SuperLU (SciPy) on the host"
     assert "cuda" not in found["missing"]
 
 

@@ -208,6 +208,25 @@ def test_small_right_hand_sides_in_single_precision(device, size):
 
 
 @each_device
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["duplicates", "circuit", "permuted"])
+def test_determinant(name, dtype, device):
+    values, pattern, _ = system(device, name, dtype)
+    wide = C128 if dtype.is_complex else F64
+    D = oracle.dense(values.cpu().to(wide), pattern.to("cpu"))
+    rtol = 1e-3 if dtype in (torch.float32, torch.complex64) else 1e-9
+    v = torch.stack([values, 2 * values]).requires_grad_()
+    sign, logabsdet = sps.slogdet(sps.SparseMatrix(v, pattern))
+    assert sign.device == logabsdet.device == values.device
+    expected = torch.linalg.slogdet(D)
+    torch.testing.assert_close(sign[0].detach().cpu().to(wide), expected.sign, rtol=rtol, atol=rtol)
+    torch.testing.assert_close(logabsdet[0].detach().cpu().double(), expected.logabsdet, rtol=rtol, atol=rtol)
+    (g,) = torch.autograd.grad(logabsdet.sum(), v)
+    G = torch.linalg.inv(D).mH[pattern.rows().cpu(), pattern.col.cpu()]
+    torch.testing.assert_close(g.cpu().to(wide), torch.stack([G, G / 2]), rtol=rtol, atol=rtol * float(G.abs().max()))
+
+
+@each_device
 def test_factorization_counts(device):
     values, pattern, b = system(device, "circuit")
     torch.func.hessian(lambda v: solve(v, pattern, b).sin().sum())(values)

@@ -22,8 +22,8 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, array_key, batch, calculus, registration
-from sparsolve.backends import backward_error, direct, host, structure, together
+from sparsolve import arithmetic, array_key, batch, calculus, log_determinant, registration
+from sparsolve.backends import backward_error, determinant, direct, host, structure, together
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
@@ -369,11 +369,42 @@ def wrong_factor() -> None:
         _solved(v, _pattern(), b)
 
 
-INSTRUMENTS: dict[str, Callable[[], None]] = {
-    f"{probe.__name__} {name}": partial(compare, probe, dtype)
-    for probe in PROBES
-    for name, dtype in (("real", torch.float64), ("complex", torch.complex128))
-} | {f.__name__: f for f in (adjoint_identity, layouts, counts, wrong_hits, lazy_bits, report, refusal, wrong_factor)}
+def log_determinant_of(real: bool) -> None:
+    """Value, sign, gradient, tangent and second derivatives of `slogdet`, of an odd permutation of rows, against dense code."""
+    v, along, pattern = (
+        f(torch.float64 if real else torch.complex128)
+        for f in (_values, lambda d: _random(4, d, NNZ), lambda d: _pattern())
+    )
+    swapped, order = sps.Pattern.from_coo(
+        (pattern.rows() + (pattern.rows() == 0).long() - (pattern.rows() == 1).long()), pattern.col, (N, N)
+    )
+    for P, at in ((pattern, v), (pattern, -v), (swapped, v[order])):
+        D = oracle.dense(at, P)
+        Z = torch.linalg.inv(D)
+        _close(tuple(sps.slogdet(sps.SparseMatrix(at, P))), tuple(torch.linalg.slogdet(D)))
+
+        def f(v: Tensor, P: sps.Pattern = P) -> Tensor:
+            return sps.slogdet(sps.SparseMatrix(v, P)).logabsdet
+
+        def gradient(v: Tensor, P: sps.Pattern = P) -> Tensor:
+            return torch.linalg.inv(oracle.dense(v, P)).mH[P.rows(), P.col]
+
+        _close(grad(f)(at), gradient(at))
+        E = oracle.dense(along, P)
+        _close(jvp(f, (at,), (along,))[1], (Z @ E).trace().real)
+        _close(jvp(grad(f), (at,), (along,))[1], jvp(gradient, (at,), (along,))[1])
+        _close(vjp(grad(f), at)[1](along), vjp(gradient, at)[1](along))
+
+
+INSTRUMENTS: dict[str, Callable[[], None]] = (
+    {
+        f"{probe.__name__} {name}": partial(compare, probe, dtype)
+        for probe in PROBES
+        for name, dtype in (("real", torch.float64), ("complex", torch.complex128))
+    }
+    | {f.__name__: f for f in (adjoint_identity, layouts, counts, wrong_hits, lazy_bits, report, refusal, wrong_factor)}
+    | {f"log_determinant {name}": partial(log_determinant_of, name == "real") for name in ("real", "complex")}
+)
 
 
 # ---- the mistakes
@@ -473,7 +504,7 @@ MISTAKES = [
     ),
     Mistake(
         "batched operands reshaped, not moved",
-        calculus._lead,
+        calculus.lead,
         "t.movedim(dim, 0)",
         "t.reshape(size, *t.movedim(dim, 0).shape[1:])",
         "batched real",
@@ -596,6 +627,50 @@ MISTAKES = [
     ),
     Mistake("conjugate bit ignored", host.array, "a.conj() if conj else a", "a", "lazy_bits"),
     Mistake("negative bit ignored", host.array, "-a if neg else a", "a", "lazy_bits"),
+    # determinants
+    Mistake("Ā of log det without its conj", determinant.Determinant.inverse, ".conj()", "", "log_determinant complex"),
+    Mistake(
+        "tangent of log det conjugated",
+        log_determinant._logdet_jvp,
+        "vecdot(_inverse_entries(*inputs)",
+        "vecdot(_inverse_entries(*inputs).conj()",
+        "log_determinant complex",
+    ),
+    Mistake(
+        "A⁻ᴴ Wᴴ A⁻ᴴ without the adjoint of W",
+        log_determinant._between,
+        "unit, n, False)",
+        "unit, n, True)",
+        "log_determinant real",
+    ),
+    Mistake(
+        "tangent of the inverse without its minus sign",
+        log_determinant._entries_jvp,
+        "-_between",
+        "_between",
+        "log_determinant real",
+    ),
+    Mistake(
+        "adjoint of the inverse without its minus sign",
+        log_determinant._entries_backward,
+        "-_between",
+        "_between",
+        "log_determinant real",
+    ),
+    Mistake(
+        "sign of the permutations lost",
+        determinant._Factor.determinant,
+        "if not np.array_equal(*self._orders)",
+        "if False",
+        "log_determinant real, log_determinant complex",
+    ),
+    Mistake(
+        "signs of the pivots lost",
+        determinant._Factor.determinant,
+        "int(np.count_nonzero(pivots < 0))",
+        "0",
+        "log_determinant real",
+    ),
     # the memo
     Mistake("memo that ignores values", array_key._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
     Mistake("memo that compares samples", array_key._same, "(a == b).all()", "True", "wrong_hits"),

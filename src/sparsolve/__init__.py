@@ -14,6 +14,7 @@ from .errors import (
 from .explain import Explanation, explain
 from .given import ApproximateInverse, Factored
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
+from .log_determinant import SLogDet, slogdet
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
 from .operators import Operator
@@ -30,6 +31,7 @@ __all__ = [
     "solve",
     "solve_with_info",
     "matmul",
+    "slogdet",
     "sparse_solve_c4t",
     "explain",
     # the matrix
@@ -60,6 +62,7 @@ __all__ = [
     # results
     "Solution",
     "Info",
+    "SLogDet",
     "Status",
     "Strategy",
     "Explanation",

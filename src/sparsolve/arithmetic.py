@@ -44,6 +44,11 @@ class Arithmetic:
             raise no_sum(other)
         return type(self)(*added(self.values, self.pattern, other.values, other.pattern))
 
+    def __radd__(self: M, other: Any) -> M:
+        if isinstance(other, int) and other == 0:  # what `sum` begins with
+            return self
+        raise no_sum(other)
+
     def __sub__(self: M, other: Any) -> M:
         if not isinstance(other, Arithmetic):
             raise no_sum(other)

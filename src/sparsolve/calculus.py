@@ -31,7 +31,7 @@ from .errors import PatternError, sentence
 from .registration import attach
 from .solvers import cotangent, tangent
 
-__all__ = ["matmul", "sample", "solve"]
+__all__ = ["constant_pattern", "lead", "matmul", "sample", "solve"]
 
 Tangents = Sequence[Tensor | None]
 Dims = Sequence[int | None]
@@ -105,14 +105,14 @@ def _solve_vmap(
     report: bool,
     x0: Tensor | None = None,
 ) -> Any:
-    _constant_pattern(dims[1:3])
+    constant_pattern(dims[1:3])
     size, at, at0 = info.batch_size, dims[3], dims[7] if x0 is not None else None
     if dims[0] is not None:
-        values, b = _lead(values, dims[0], size), _lead(b, at, size)
-        x0 = None if x0 is None else _lead(x0, at0, size)
+        values, b = lead(values, dims[0], size), lead(b, at, size)
+        x0 = None if x0 is None else lead(x0, at0, size)
         return solve(values, crow, col, b, solver, adjoint, report, x0), (0, 0)
     if x0 is not None:
-        b, x0, at = _lead(b, at, size), _fold(_lead(x0, at0, size), 0), 0
+        b, x0, at = lead(b, at, size), _fold(lead(x0, at0, size), 0), 0
     k = _columns(b, at)
     x, reports = solve(values, crow, col, _fold(b, at), solver, adjoint, report, x0)
     return (_unfold(x, size, k), _unfold(reports, size, k if report else 0)), (0, 0)
@@ -139,9 +139,9 @@ def _matmul_jvp(inputs: Sequence[Any], y: None, tangents: Tangents) -> Tensor:
 def _matmul_vmap(
     info: Any, dims: Dims, values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool
 ) -> Any:
-    _constant_pattern(dims[1:3])
+    constant_pattern(dims[1:3])
     if dims[0] is not None:
-        values, x = _lead(values, dims[0], info.batch_size), _lead(x, dims[3], info.batch_size)
+        values, x = lead(values, dims[0], info.batch_size), lead(x, dims[3], info.batch_size)
         return matmul(values, crow, col, x, columns, adjoint), 0
     y = matmul(values, crow, col, _fold(x, dims[3]), columns, adjoint)
     return _unfold(y, info.batch_size, _columns(x, dims[3])), 0
@@ -166,14 +166,14 @@ def _sample_jvp(inputs: Sequence[Any], s: None, tangents: Tangents) -> Tensor:
 
 
 def _sample_vmap(info: Any, dims: Dims, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Any:
-    _constant_pattern(dims[:2])
-    return sample(crow, col, _lead(u, dims[2], info.batch_size), _lead(v, dims[3], info.batch_size)), 0
+    constant_pattern(dims[:2])
+    return sample(crow, col, lead(u, dims[2], info.batch_size), lead(v, dims[3], info.batch_size)), 0
 
 
 # ---- the moves of a batch dimension
 
 
-def _constant_pattern(dims: Dims) -> None:
+def constant_pattern(dims: Dims) -> None:
     if any(d is not None for d in dims):
         raise PatternError(
             sentence(
@@ -184,7 +184,7 @@ def _constant_pattern(dims: Dims) -> None:
         )
 
 
-def _lead(t: Tensor, dim: int | None, size: int) -> Tensor:
+def lead(t: Tensor, dim: int | None, size: int) -> Tensor:
     """The batch dimension first, repeated where there is none."""
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 

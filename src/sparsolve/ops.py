@@ -1,4 +1,4 @@
-"""The three opaque ops: what runs, and what their outputs look like.
+"""The opaque ops of a sparse matrix: what runs, and what their outputs look like.
 
 Tensors in, tensors out; NumPy, SciPy and CuPy are inside, where no transform looks. Batch dimensions of values and
 right-hand sides are equal here; `calculus.py` and `operands.py` see to that. Outputs are contiguous, real and fake alike.
@@ -11,13 +11,19 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from .backends import device_module
-from .batch import REPORT, Batch
+from .backends import device_module, solver_module
+from .batch import REPORT, Batch, located
+from .errors import SolveError
+from .krylov_columns import namespace
+from .memo import FACTORS
 from .retention import Source
+from .solvers import asked
+from .threads import each
 
 __all__ = ["bodies", "on_its_device"]
 
@@ -69,7 +75,7 @@ def solve(
     """
     on, n = device_module(values.device.type), b.shape[-2]
     structure = on.structure_of(crow, col, (n, n))
-    source = Source(StorageWeakRef(values.untyped_storage()), int(values.storage_offset()))
+    source = _source(values)
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
     batch = Batch(values.device.type, structure, vs, bs, x0s, solver, source, adjoint=adjoint, report=report)
     batch.solve(distinct=len(vs) > 1 and _all_differ(values))
@@ -100,6 +106,57 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return on.tensor(out.reshape(*u.shape[:-2], col.shape[0]))  # type: ignore[no-any-return]
 
 
+@_opaque("logdet")
+def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tensor, Tensor]:
+    """`log |det A|` and its sign; of complex matrices `log det A` and 1. Values `(*batch, nnz)`, out `(*batch,)`."""
+    on, vs, found = _determinants(values, crow, col, solver)
+    to, batch = namespace(vs), values.shape[:-1]
+    log = to.asarray(np.array([d.log for d in found], dtype=vs.dtype))
+    sign = to.asarray(np.array([d.sign for d in found], dtype=vs.real.dtype))
+    return on.tensor(log).reshape(batch), on.tensor(sign).reshape(batch)
+
+
+@_opaque("inverse_entries")
+def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
+    """`A⁻ᴴ` at A's entries: values and out `(*batch, nnz)`."""
+    on, vs, found = _determinants(values, crow, col, solver)
+    out = on.empty(vs.shape, vs)
+    for i, d in enumerate(found):
+        out[i] = namespace(vs).asarray(d.inverse())
+    return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
+
+
+def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, list[Any]]:
+    """The device's module, the values as arrays, and the determinant of each matrix, found once for the value and its gradients."""
+    device, n = values.device.type, crow.shape[0] - 1
+    on, (record, key, _) = device_module(device), asked(solver)
+    module, structure, source = (
+        solver_module("slogdet", device),
+        on.structure_of(crow, col, (n, n)),
+        _source(values),
+    )
+    vs = _flat(on.array(values), 1)
+
+    def one(i: int) -> Any:
+        def remembered(make: Callable[[Any], Any]) -> Any:
+            whole = key, structure, vs.dtype, "determinant"
+            return FACTORS.get(whole, (vs[i],), make, Source(source.memory, source.place + i))
+
+        try:
+            return module.factorize(structure, vs[i], record, remembered)
+        except SolveError as error:
+            raise located(error, i if len(vs) > 1 else None, False, "determinant") from error
+
+    first = [one(0)] if len(vs) else []  # what it finds out about the pattern, the others use
+    worthwhile = bool(first) and first[0].worth_a_thread
+    return on, vs, first + each(lambda i: one(i + 1), len(vs) - len(first), worthwhile=worthwhile)
+
+
+def _source(values: Tensor) -> Source:
+    """Where the first matrix came from."""
+    return Source(StorageWeakRef(values.untyped_storage()), int(values.storage_offset()))
+
+
 @solve.register_fake  # type: ignore[untyped-decorator]
 def _(
     values: Tensor,
@@ -122,6 +179,17 @@ def _(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoin
 @sample.register_fake  # type: ignore[untyped-decorator]
 def _(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return u.new_empty((*u.shape[:-2], col.shape[0]))
+
+
+@logdet.register_fake  # type: ignore[untyped-decorator]
+def _(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tensor, Tensor]:
+    batch = values.shape[:-1]
+    return values.new_empty(batch), values.new_empty(batch, dtype=values.dtype.to_real())
+
+
+@inverse_entries.register_fake  # type: ignore[untyped-decorator]
+def _(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
+    return values.new_empty(values.shape)
 
 
 def _all_differ(values: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Who solves what: one table, one module for each row, imported when first needed.
 
 A device row names the module that moves tensors in and out, analyses patterns and multiplies. A solver row names the
-module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there. `remembered(make)` is `make(values)`,
+module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there (for `slogdet`: a determinant). `remembered(make)` is `make(values)`,
 or what that returned before for this pattern, these values and this solver; `remembered(make, key)` takes key in place of the solver's
 own, where less than the whole record matters. A new backend is one row and one module.
 """
@@ -55,10 +55,12 @@ _KRYLOV = ("CG", "CGS", "BiCGStab", "GMRES", "MINRES")
 _SOLVERS = {
     ("LU", "cpu"): "direct",
     ("Cholesky", "cpu"): "direct",
+    ("slogdet", "cpu"): "determinant",
     ("Function", "cpu"): "function",
     **{(method, "cpu"): "iterative" for method in _KRYLOV},
     ("LU", "cuda"): "cupy_lu",
     ("Cholesky", "cuda"): "cupy_lu",
+    ("slogdet", "cuda"): "cupy_determinant",
     ("Function", "cuda"): "cupy_function",
     **{(method, "cuda"): "cupy_iterative" for method in _KRYLOV},
 }

@@ -16,13 +16,15 @@ from .cupy_runtime import problem
 
 __all__ = ["available"]
 
-_LIBRARIES = ("torch", "numpy", "scipy", "optree", "pyamg", "mkl", "pymetis", "klujax", "scikit-sparse")
+_LIBRARIES = ("numpy", "scipy", "optree", "pyamg", "mkl", "pymetis", "klujax", "scikit-sparse")
 _USES: dict[Any, str] = {
     "cupy_lu": "SuperLU (SciPy) on the host, cuSPARSE (CuPy) on the device",
     "iterative": "sparsolve over NumPy and SciPy",
     "cupy_iterative": "sparsolve over CuPy",
     "function": "your callable",
     "cupy_function": "your callable",
+    "determinant": "SuperLU (SciPy)",
+    "cupy_determinant": "SuperLU (SciPy) on the host",
 }
 
 
@@ -64,7 +66,7 @@ def _no_gpu() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "torch": torch.__version__}  # which says the build, too
     for name in (*_LIBRARIES, "cupy-cuda12x", "cupy-cuda13x", "cupy", "nvidia-cudss-cu12", "nvidia-cudss-cu13"):
         try:
             found[name] = version(name)

@@ -104,6 +104,10 @@ class DirectFactor:
                 raise not_finite("b", b) or error from None
         return Outcome(x, strategy=self._stage.strategy)
 
+    def _serves(self, strategy: Strategy) -> bool:
+        """Whether its decompositions are of use here."""
+        return True
+
     def _matrix(self) -> Matrix:
         """The matrix in the precision of the factors, for strategies to look at. What they find out of it is not held on to."""
         values = self._values if self._low is None else cast(self._values, self._low)
@@ -127,7 +131,7 @@ class DirectFactor:
     def _next(self, fact: str, found: float | None, matrix: Matrix) -> _Stage:
         """The next strategy that gets as far as a decomposition."""
         for candidate in candidates(matrix, self._solver.backend, definite=self._definite):
-            if candidate.strategy in self._tried:
+            if candidate.strategy in self._tried or not self._serves(candidate.strategy):
                 continue
             self._tried.add(candidate.strategy)
             try:
@@ -137,11 +141,15 @@ class DirectFactor:
             else:
                 self._structure.found["decomposed"] = True
                 if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
-                    decomposition.drop_copies()  # type: ignore[attr-defined]  # its pivots have been looked at
+                    self._release(decomposition)
                 if self._low is not None:
                     decomposition = Lowered(decomposition, self._values)
                 return _Stage(candidate.strategy, decomposition)
         raise self._failure(fact, found)
+
+    def _release(self, decomposition: Any) -> None:
+        """Let go of L and U, whose pivots have been looked at."""
+        decomposition.drop_copies()
 
     def _failure(self, fact: str, found: float | None) -> SolveError:
         """What to say when there is no strategy left."""

@@ -1,0 +1,89 @@
+"""Value and gradient of `slogdet` against one factorization, n solves, and dense torch.
+
+    python benchmarks/determinant.py [--only Poisson] [--json benchmarks/results/determinant.json]
+
+*Solves* are what the exact gradient takes without the selected inverse: SuperLU's, 64 columns of the identity at a time, unchecked. Of large
+systems some columns are timed, and multiplied. New values on one pattern each time, one thread, medians of rounds in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg as sla
+import torch
+from gallery import GALLERY
+from measures import timed
+from peers import COLAMD, SYMMETRIC, torch_pattern
+
+import sparsolve as sps
+
+_COLUMNS, _BLOCKS = 64, 4  # of the identity at a time; how many of these are timed
+_DENSE = 2000  # unknowns, up to which dense torch is
+
+
+def calls(A: Any, rounds: int) -> dict[str, float]:
+    """Milliseconds of each."""
+    n, csc, pattern = A.shape[0], A.tocsc(), torch_pattern(A)
+    options = min((SYMMETRIC, COLAMD), key=lambda o: min(timed(lambda: sla.splu(csc, **o))[0] for _ in range(3)))
+    row, column = (torch.from_numpy(i.astype(np.int64)) for i in A.nonzero())
+    times: dict[str, list[float]] = {}
+
+    def take(name: str, call: Callable[[], Any]) -> Any:
+        result: list[Any] = []
+        times.setdefault(name, []).append(timed(lambda: result.append(call()))[0])
+        return result[0]
+
+    for i in range(rounds + 1):
+        scale = 1 + 1e-3 * i
+        lu = take("factorization", lambda scale=scale: sla.splu(scale * csc, **options))
+        v = torch.from_numpy(scale * A.data).requires_grad_()
+        y = take("value", lambda v=v: sps.slogdet(sps.SparseMatrix(v, pattern)).logabsdet)
+        take("gradient", lambda y=y: y.backward())
+        unit = np.asfortranarray(np.eye(n, min(_COLUMNS, n)))
+        for _ in range(_BLOCKS):
+            take("solves", lambda lu=lu, unit=unit: lu.solve(unit))
+        if n <= _DENSE:
+            d = torch.zeros(n, n, dtype=torch.float64).index_put((row, column), v.detach()).requires_grad_()
+            take("dense", lambda d=d: torch.linalg.slogdet(d).logabsdet.backward())
+            torch.testing.assert_close(v.grad, d.grad[row, column])
+    found = {name: 1e3 * median(t[1:]) for name, t in times.items()}
+    found["solves"] *= n / min(_COLUMNS, n)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="the systems whose name contains this")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    print("| system | n | factorization, ms | value / it | value + gradient / it | n solves, ms | dense torch, ms |")
+    print("|---|---|---|---|---|---|---|")
+    for name, system in GALLERY.items():
+        if options.only in name:
+            A = system.matrix()
+            ms = calls(A, options.rounds)
+            rows.append({"system": name, "n": A.shape[0], "nnz": int(A.nnz), "ms": ms})
+            one, both = ms["value"], ms["value"] + ms["gradient"]
+            dense = f"{ms['dense']:.0f}" if "dense" in ms else "–"
+            print(
+                f"| {name} | {A.shape[0]} | {ms['factorization']:.3g} | {one / ms['factorization']:.2g} "
+                f"| {both / ms['factorization']:.2g} | {ms['solves']:.3g} | {dense} |",
+                flush=True,
+            )
+    if options.json:
+        lines = ",\n".join(json.dumps(row) for row in rows)
+        options.json.write_text(f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Rows and columns of a matrix brought to one size by powers of two, which round nothing.
+
+First the squares of the entries' logarithms are made small, `Σ (log |a_ij| − r_i − c_j)²` (Curtis and Reid, J. Inst. Maths Applics 10 (1972)), which
+finds the scales that a matrix was multiplied with; then the largest entries of rows and columns are made equal (Ruiz, A scaling algorithm to
+equilibrate both rows and columns norms in matrices, RAL-TR-2001-034). Both treat rows and columns alike, so a Hermitian matrix stays one. A
+determinant needs that: a solution is refined until each of its rows is right, a factor is as good as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .host import Structure
+
+__all__ = ["Balanced", "balanced", "scaled"]
+
+_FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
+_SWEEPS = {"mean": 30, "max": 5}
+
+
+class Balanced(NamedTuple):
+    """`B_ij = A_ij / 2^(r_i + c_j)`.
+
+    Attributes:
+        values: of B.
+        powers: `r_i + c_j` for each entry, or 0.
+        total: the sum of all r and c: `det A = 2^total det B`.
+    """
+
+    values: Any
+    powers: Any
+    total: int
+
+
+def balanced(structure: Structure, values: Any) -> Balanced:
+    """A matrix whose rows and columns are of one size; A itself, if it is one, or has a zero row or numbers that are not finite.
+
+    Args:
+        structure: without duplicates.
+        values: of the matrix.
+    """
+    unchanged = Balanced(values, 0, 0)
+    if structure.empty or not np.isfinite(values).all():
+        return unchanged
+    with np.errstate(divide="ignore"):
+        size = np.log2(np.abs(values).astype(np.float64))
+    largest = _of_lines("max", structure, size)
+    if not all(np.isfinite(most).all() for most in largest) or max(np.ptp(most) for most in largest) <= _FAR:
+        return unchanged
+    row, column = np.zeros(structure.shape[0]), np.zeros(structure.shape[1])
+    for kind, sweeps in _SWEEPS.items():
+        for _ in range(sweeps):
+            of_rows, of_columns = _of_lines(kind, structure, size)
+            row += of_rows / 2
+            column += of_columns / 2
+            size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
+    row, column = np.rint(row).astype(np.int64), np.rint(column).astype(np.int64)
+    powers = row[structure.rows] + column[structure.indices]
+    return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()))
+
+
+def _of_lines(kind: str, structure: Structure, size: Any) -> tuple[Any, Any]:
+    """The largest, or the mean, size of the nonzeros in each row, and in each column."""
+    if kind == "max":
+        by_columns = size[structure.order]
+        return np.maximum.reduceat(size, structure.indptr[:-1]), np.maximum.reduceat(
+            by_columns, structure.csc_indptr[:-1]
+        )
+    there = np.isfinite(size)
+    sums, lines = np.where(there, size, 0.0), zip((structure.rows, structure.indices), structure.shape, strict=True)
+    rows, columns = (np.bincount(line, sums, n) / np.bincount(line, there, n) for line, n in lines)
+    return rows, columns
+
+
+def scaled(a: Any, powers: Any) -> Any:
+    """`a 2^powers`."""
+    out = np.empty_like(a)
+    with np.errstate(all="ignore"):
+        out.real = np.ldexp(a.real, powers)
+        if np.iscomplexobj(a):
+            out.imag = np.ldexp(a.imag, powers)
+    return out

@@ -1,0 +1,177 @@
+"""`slogdet`: two more primitives, and their rules.
+
+Let `P` be the pattern, and `f = log det A`: for complex A any branch, for real A `log |det A|`. By Jacobi's formula `ḟ = tr(A⁻¹ Ȧ)`, which
+reads the entries of `A⁻¹` only where `Aᵀ` has its own. With `G = A⁻ᴴ` on P this is `ḟ = Σ conj(G) Ȧ`, and the adjoint is
+`Ā = f̄ G` (Giles, 2008, section 2.2.4).
+
+**inverse_entries.** `G = A⁻ᴴ` on P has the tangent `Ġ = −(A⁻ᴴ Ȧᴴ A⁻ᴴ)` on P. Then `⟨Ḡ, Ġ⟩ = −Re tr(Ḡᴴ A⁻ᴴ Ȧᴴ A⁻ᴴ) = −⟨A⁻ᴴ Ḡᴴ A⁻ᴴ, Ȧ⟩`, so
+the adjoint is the same function of Ḡ. It is `−Σ_k u_k v_kᴴ` on P with `u_k = A⁻ᴴ e_k`, `v_k = A⁻¹ W e_k`: solves, products and samples, some columns
+of the identity at a time, from which all further derivatives follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .calculus import constant_pattern, lead, matmul, sample
+from .calculus import solve as solve_columns
+from .errors import kind_of, sentence
+from .matrix import SparseMatrix
+from .operands import require_dtype, require_length, require_pattern, uncast
+from .operators import Operator
+from .registration import attach
+from .solvers import LU, Cholesky
+
+__all__ = ["SLogDet", "slogdet"]
+
+Tangents = Sequence[Tensor | None]
+
+_COLUMNS = 128  # of the identity at a time
+_DEFAULT = LU()
+
+
+class SLogDet(NamedTuple):
+    """`det A = sign · exp(logabsdet)`.
+
+    Attributes:
+        sign: `(*batch,)`, 1 or -1; of a complex matrix a number of size one.
+        logabsdet: `(*batch,)`, real.
+    """
+
+    sign: Tensor
+    logabsdet: Tensor
+
+
+def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogDet:
+    """The determinant of a sparse square `A`, as `torch.linalg.slogdet`: `det A = sign · exp(logabsdet)`.
+
+    Args:
+        A: `(n, n)`, as for `solve`: a `SparseMatrix` with values `(*batch, nnz)`, or a sparse COO, CSR or CSC tensor.
+        solver: `LU()`, or `Cholesky()` for an error where `A` is not Hermitian positive definite; `backend` may be `"superlu"` or `"metis"`.
+
+    Returns:
+        `SLogDet(sign, logabsdet)`, each `(*batch,)`, on the device of `A`.
+
+    Raises:
+        SingularMatrixError: `A` is singular, exactly or to working precision: there is no logarithm, and no gradient.
+        NotPositiveDefiniteError: `A` is not Hermitian positive definite, with `Cholesky()`.
+        SolveError: NaN or Inf in `A`.
+        PatternError: indices that do not describe a matrix.
+        TypeError, ValueError: as for `solve`; or another solver, since L and U of SuperLU are read.
+
+    Transforms:
+        Those of `solve`. The gradient of `logabsdet` is `A⁻ᴴ` on `A`'s pattern (Jacobi's formula), entries of the inverse that are computed
+        from the factors without the others (Takahashi, Fagan and Chen, 1973; Erisman and Tinney, 1975).
+
+    Cost:
+        One factorization by SuperLU, kept apart from those of `solve`; for the gradient of each `A` two to three times its flops, once. Where pivoting
+        makes the factors' pattern very unsymmetric, the gradient takes n solves instead. A second derivative takes 2n solves.
+
+    >>> import torch, sparsolve as sps
+    >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]], dtype=torch.float64).to_sparse().requires_grad_()
+    >>> sps.slogdet(A).logabsdet.exp()
+    tensor(8.0000, dtype=torch.float64, grad_fn=<...>)
+    >>> sps.slogdet(A).logabsdet.backward()
+    >>> A.grad.to_dense()
+    tensor([[0.2500, 0.0000],
+            [0.0000, 0.5000]], dtype=torch.float64)
+    """
+    A = _square(A)
+    _require_factors(solver)
+    values = uncast(A.values)
+    require_length(values, require_pattern(A.pattern))
+    require_dtype("A", values)
+    if values.device != A.pattern.device:
+        raise ValueError(
+            sentence(
+                f"A's values are on {values.device}, and its pattern on {A.pattern.device}.",
+                remedy="Use .to(device) on each.",
+            )
+        )
+    log, sign = _logdet(values, A.pattern.crow, A.pattern.col, solver.key)
+    if values.dtype.is_complex:
+        return SLogDet(torch.complex(log.imag.cos(), log.imag.sin()), log.real)
+    return SLogDet(sign, log)
+
+
+def _square(A: SparseMatrix | Tensor) -> SparseMatrix:
+    if isinstance(A, Operator):
+        raise TypeError(sentence("A is an Operator, which has no entries to factorize, so it has no determinant here."))
+    A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
+    if A.shape[0] != A.shape[1]:
+        raise ValueError(sentence(f"A has shape {A.shape}; only a square matrix has a determinant."))
+    return A
+
+
+def _require_factors(solver: Any) -> None:
+    """Refuse all but records whose factors can be read."""
+    if not isinstance(solver, (LU, Cholesky)):
+        raise TypeError(sentence(f"solver is {kind_of(solver)}; a determinant needs LU() or Cholesky()."))
+    if solver.backend not in (None, "superlu", "metis") or getattr(solver, "factor_dtype", None) is not None:
+        raise ValueError(
+            sentence(
+                f"solver is {solver}; a determinant is read from SuperLU's factors, in the precision of A.",
+                remedy=f"Use {type(solver).__name__}().",
+            )
+        )
+
+
+# ---- logdet: ḟ = Σ conj(G) Ȧ;  Ā = f̄ G
+
+
+def _logdet_backward(inputs: Sequence[Any], f: None, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+    return grad.unsqueeze(-1) * _inverse_entries(*inputs), None, None, None
+
+
+def _logdet_jvp(inputs: Sequence[Any], f: None, tangents: Tangents) -> Tensor:
+    assert tangents[0] is not None
+    # a product and a sum, of dense code too, do not compile in three nested jvp
+    return torch.linalg.vecdot(_inverse_entries(*inputs), tangents[0])  # type: ignore[no-any-return]
+
+
+def _logdet_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Any:
+    constant_pattern(dims[1:3])
+    return _logdet(lead(values, dims[0], info.batch_size), crow, col, solver), (0, 0)
+
+
+# ---- inverse_entries: Ġ = −(A⁻ᴴ Ȧᴴ A⁻ᴴ);  Ā = −(A⁻ᴴ Ḡᴴ A⁻ᴴ)
+
+
+def _entries_backward(inputs: Sequence[Any], G: None, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
+    return -_between(grad, *inputs), None, None, None
+
+
+def _entries_jvp(inputs: Sequence[Any], G: None, tangents: Tangents) -> Tensor:
+    assert tangents[0] is not None
+    return -_between(tangents[0], *inputs)
+
+
+def _entries_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Any:
+    constant_pattern(dims[1:3])
+    return _inverse_entries(lead(values, dims[0], info.batch_size), crow, col, solver), 0
+
+
+def _between(w: Tensor, values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
+    """`(A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, for W with the entries w on it: `Σ_k (A⁻ᴴ e_k) (A⁻¹ W e_k)ᴴ`."""
+    n, total = crow.shape[0] - 1, torch.zeros_like(w)
+    for start in range(0, n, _COLUMNS):
+        width = min(_COLUMNS, n - start)
+        unit = torch.eye(n, width, dtype=values.dtype, device=values.device).roll(start, 0)
+        unit = unit.expand(*values.shape[:-1], n, width)
+        u, _ = solve_columns(values, crow, col, unit, solver, True)
+        v, _ = solve_columns(values, crow, col, matmul(w, crow, col, unit, n, False), solver, False)
+        total = total + sample(crow, col, u, v)
+    return total
+
+
+def _attached(name: str, backward: Any, jvp: Any, vmap: Any) -> Any:
+    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=(-1,), body=ops.bodies[name])
+
+
+_logdet = _attached("logdet", _logdet_backward, _logdet_jvp, _logdet_vmap)
+_inverse_entries = _attached("inverse_entries", _entries_backward, _entries_jvp, _entries_vmap)

@@ -1,0 +1,462 @@
+"""`slogdet`: values, gradients that are entries of the inverse, every composition, and what it refuses."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jvp, vmap
+
+import oracle
+import sparsolve as sps
+from sparsolve.backends import determinant, fronts
+from sparsolve.backends.balance import balanced
+from sparsolve.backends.host import structure_of
+from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
+from test_transforms import aot, inductor
+from transforms import COMPOSITIONS, EAGER_ONLY, tensors
+
+F64, C128 = torch.float64, torch.complex128
+TOLERANCE = {torch.float32: 2e-3, torch.complex64: 2e-3, F64: 1e-10, C128: 1e-10}
+
+
+def log_abs(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> Tensor:  # noqa: B008
+    return sps.slogdet(sps.SparseMatrix(v, pattern), solver).logabsdet
+
+
+def inverse_entries(v: Tensor, pattern: sps.Pattern) -> Tensor:
+    """`A⁻ᴴ` at A's entries, by dense code."""
+    D = oracle.dense(v.to(C128 if v.is_complex() else F64), pattern)
+    return torch.linalg.inv(D).mH[..., pattern.rows(), pattern.col].to(v.dtype)
+
+
+def gradient(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> Tensor:  # noqa: B008
+    leaf = v.detach().clone().requires_grad_()
+    return torch.autograd.grad(log_abs(leaf, pattern, solver).sum(), leaf)[0]
+
+
+def check(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> None:  # noqa: B008
+    """Values and gradient against dense code."""
+    D = oracle.dense(v.to(C128 if v.is_complex() else F64), pattern)
+    expected, tolerance = torch.linalg.slogdet(D), TOLERANCE[v.dtype]
+    got = sps.slogdet(sps.SparseMatrix(v, pattern), solver)
+    assert (got.sign.dtype, got.logabsdet.dtype) == (v.dtype, v.dtype.to_real())
+    torch.testing.assert_close(got.sign.to(D.dtype), expected.sign, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        got.logabsdet.to(F64), expected.logabsdet, rtol=tolerance, atol=tolerance * pattern.shape[0] ** 0.5
+    )
+    G = inverse_entries(v, pattern)
+    torch.testing.assert_close(gradient(v, pattern, solver), G, rtol=tolerance, atol=tolerance * float(G.abs().max()))
+
+
+# ---- values and gradients
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_gallery(name: str, dtype: torch.dtype) -> None:
+    values, pattern = SYSTEMS[name](dtype)
+    check(values, pattern)
+    check(-values, pattern)
+    check(values.flip(0) if name == "1x1" else values, with_indices(pattern, torch.int32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["Poisson 1-D", "Poisson 3-D", "Hermitian"])
+def test_cholesky(name: str, dtype: torch.dtype) -> None:
+    values, pattern = (
+        SYSTEMS[name](dtype) if name == "Hermitian" else made(grid(3, 4, 2) + sp.eye(24), dtype, phases=False)
+    )
+    check(values, pattern, sps.Cholesky())
+    assert sps.slogdet(sps.SparseMatrix(values, pattern), sps.Cholesky(backend="superlu")).sign == 1
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("seed", range(12))
+def test_random_patterns(seed: int, dtype: torch.dtype) -> None:
+    """Large enough for a tree of many fronts; weak diagonals, so that pivots leave it, and rows in any order."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(20, 160))
+    A = sp.random(n, n, 3 / n, random_state=rng) + (0.2 if seed % 3 else 2.0) * sp.eye(n)
+    A = A.tocsr()[rng.permutation(n)] if seed % 2 else A
+    check(*made(A, dtype))
+
+
+def test_a_path_and_a_star() -> None:
+    """The deepest tree, and the flattest one."""
+    n = 300
+    star = sp.coo_matrix((np.full(n - 1, -0.1), (np.zeros(n - 1, int), np.arange(1, n))), shape=(n, n))
+    for A in (grid(n) + 0.1 * sp.eye(n), star + star.T + sp.eye(n) * 5):
+        check(*made(A, F64))
+
+
+def test_several_components_and_a_diagonal() -> None:
+    check(*made(sp.block_diag([grid(4, 4) + sp.eye(16), sp.eye(3) * 2, grid(30) + sp.eye(30)]), F64))
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_an_order_of_metis(dtype: torch.dtype, fresh: Any) -> None:
+    pytest.importorskip("pymetis")
+    for name in ("Poisson 3-D", "convection-diffusion", "duplicates"):
+        check(*SYSTEMS[name](dtype), sps.LU(backend="metis"))
+
+
+def test_no_unknowns() -> None:
+    pattern = sps.Pattern(torch.zeros(1, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), (0, 0))
+    v = torch.zeros(0, dtype=F64, requires_grad=True)
+    sign, logabsdet = sps.slogdet(sps.SparseMatrix(v, pattern))
+    assert (sign, logabsdet) == (1, 0)
+    assert torch.autograd.grad(logabsdet, v)[0].shape == (0,)
+
+
+def test_extreme_sizes() -> None:
+    """A determinant that no number can hold."""
+    values, pattern = made(1e3 * (grid(20, 20) + sp.eye(400)), F64)
+    sign, logabsdet = sps.slogdet(sps.SparseMatrix(values, pattern))
+    assert sign == 1
+    assert logabsdet > 2700
+    torch.testing.assert_close(logabsdet, torch.linalg.slogdet(oracle.dense(values, pattern)).logabsdet)
+    check(values * 1e-9, pattern)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", ["Poisson 2-D", "convection-diffusion", "Hermitian", "duplicates", "saddle point"])
+def test_rows_and_columns_of_any_scale(name: str, dtype: torch.dtype) -> None:
+    """Powers of two on rows and columns, which change the logarithm and the inverse exactly."""
+    values, pattern = SYSTEMS[name](dtype)
+    n, rng = pattern.shape[0], np.random.default_rng(0)
+    far = 60 if dtype in (F64, C128) else 15
+    solvers: list[Any] = [sps.LU(), sps.Cholesky()] if name == "Hermitian" else [sps.LU()]
+    for solver in solvers:
+        r = torch.from_numpy(rng.integers(-far, far, n))
+        c = r if name == "Hermitian" else torch.from_numpy(rng.integers(-far, far, n))
+        powers = r[pattern.rows()] + c[pattern.col]
+        scaled = torch.ldexp(values, powers)
+        torch.testing.assert_close(
+            log_abs(scaled, pattern, solver),
+            log_abs(values, pattern) + np.log(2) * int(r.sum() + c.sum()),
+            rtol=1e-5,
+            atol=1e-10,
+        )
+        G = torch.ldexp(gradient(scaled, pattern, solver), powers)
+        expected, tolerance = inverse_entries(values, pattern), TOLERANCE[dtype]
+        torch.testing.assert_close(G, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+
+
+def test_balancing_leaves_what_needs_none(fresh: Any) -> None:
+    values, pattern = SYSTEMS["Hermitian"](C128)
+    structure = structure_of(pattern.crow, pattern.col, pattern.shape)
+    given = values.numpy()
+    assert balanced(structure, given).values is given
+    far = 2.0 ** torch.arange(0, 5 * pattern.shape[0], 5)
+    found = balanced(structure, (values * far[pattern.rows()] * far[pattern.col]).numpy())
+    D = oracle.dense(torch.from_numpy(found.values), pattern)
+    assert torch.equal(D, D.mH)
+    largest = D.abs().amax(dim=1)
+    assert largest.max() / largest.min() < 8
+    assert found.total > 0
+
+
+def test_batches() -> None:
+    values, pattern = SYSTEMS["convection-diffusion"](C128)
+    many = values * (1 + 0.1 * torch.rand(2, 3, 1))
+    got = sps.slogdet(sps.SparseMatrix(many, pattern))
+    expected = torch.linalg.slogdet(oracle.dense(many, pattern))
+    assert got.sign.shape == got.logabsdet.shape == (2, 3)
+    torch.testing.assert_close(tuple(got), tuple(expected))
+    torch.testing.assert_close(gradient(many, pattern), inverse_entries(many, pattern))
+    assert sps.slogdet(sps.SparseMatrix(many[:0], pattern)).logabsdet.shape == (0, 3)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_tensors(layout: torch.layout) -> None:
+    D = oracle.dense(*SYSTEMS["circuit"](F64))
+    T = D.to_sparse(layout=layout).requires_grad_()
+    (g,) = torch.autograd.grad(sps.slogdet(T).logabsdet, T)
+    assert g.layout == layout
+    torch.testing.assert_close(g.to_dense(), torch.linalg.inv(D).T * (D != 0))
+
+
+# ---- transforms
+
+
+def minors(D: Tensor) -> Tensor:
+    """The determinant by the Leibniz formula: products and sums only, right in every nesting."""
+    n = D.shape[-1]
+    if n == 1:
+        return D[..., 0, 0]
+    rest = [[k for k in range(n) if k != j] for j in range(n)]
+    parts = [(-1) ** j * D[..., 0, j] * minors(D[..., 1:, :][..., rest[j]]) for j in range(n)]
+    return torch.stack(parts).sum(0)
+
+
+def case(dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """`f(s, t)` through sparsolve, the same through dense code, and tensors to apply both to."""
+    torch.manual_seed(3)
+    D = torch.tensor([[4, 1, 0, 0], [0, 3, 2, 0], [1, 0, 5, 1], [0, 2, 0, 4]], dtype=dtype)
+    D = torch.where(D != 0, D + 0.3 * torch.randn(4, 4, dtype=dtype), D)
+    values, pattern = oracle.pattern_of(D)
+
+    def moved(s: Tensor, t: Tensor) -> Tensor:
+        s = s + t
+        return values + (torch.complex(s, s.flip(0)) if dtype.is_complex else s)
+
+    def real(sign: Tensor, logabsdet: Tensor) -> Tensor:
+        parts = [sign.real, sign.imag] if dtype.is_complex else []
+        return torch.stack([*parts, logabsdet, logabsdet.square()])
+
+    def f(s: Tensor, t: Tensor) -> Tensor:
+        return real(*sps.slogdet(sps.SparseMatrix(moved(s, t), pattern)))
+
+    def g(s: Tensor, t: Tensor) -> Tensor:
+        d = minors(oracle.dense(moved(s, t), pattern))
+        size = (d.real.square() + d.imag.square()).sqrt() if dtype.is_complex else d.abs()
+        return real(d / size, size.log())
+
+    s, t = 0.1 * torch.randn(values.shape, dtype=F64), 0.1 * torch.randn(values.shape, dtype=F64)
+    return f, g, tensors(s, t, g(s, t))
+
+
+def agree(compiled: Any, transform: str, dtype: torch.dtype) -> None:
+    f, g, T = case(dtype)
+    call = {**COMPOSITIONS, **EAGER_ONLY}[transform]
+    torch.testing.assert_close(compiled(lambda: call(f, T))(), call(g, T), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch.func.linearize, of dense code too
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("transform", [*COMPOSITIONS, *EAGER_ONLY])
+def test_eager(transform: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    if transform == "linearize":  # torch traces it with whatever is in memory as tangents; a NaN there is an error here
+        monkeypatch.setattr(Tensor, "new_empty", Tensor.new_zeros)
+    agree(lambda call: call, transform, dtype)
+
+
+COMPLEX = ["value", "grad_both", "jvp_both", "hessian_A", "vjp_of_jvp", "vmap_both", "vmap_grad", "grad_of_vmap"]
+COMPILED = [(name, F64) for name in COMPOSITIONS] + [(name, C128) for name in COMPLEX]
+
+
+@pytest.mark.parametrize(("transform", "dtype"), COMPILED, ids=str)
+def test_compiled(transform: str, dtype: torch.dtype) -> None:
+    agree(aot, transform, dtype)
+
+
+@pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")  # Inductor's own
+@pytest.mark.parametrize("transform", ["value", "grad_both", "hessian_A", "vmap_grad"])
+def test_inductor(transform: str) -> None:
+    agree(inductor, transform, F64)
+
+
+@pytest.mark.parametrize("name", ["convection-diffusion", "Helmholtz"])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_gradcheck(name: str, dtype: torch.dtype) -> None:
+    values, pattern = oracle.pattern_of(oracle.dense(*SYSTEMS[name](dtype))[:6, :6])
+    leaf = values.requires_grad_()
+    flags = {"check_batched_grad": True}
+    for i in range(1 if dtype == F64 else 2):
+        f = lambda v, i=i: sps.slogdet(sps.SparseMatrix(v, pattern))[1 - i]  # noqa: E731
+        assert gradcheck(f, leaf, check_forward_ad=True, check_batched_forward_grad=True, **flags)
+        assert gradgradcheck(f, leaf, check_fwd_over_rev=True, **flags)
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("op", ["logdet", "inverse_entries"])
+def test_opcheck(op: str, dtype: torch.dtype) -> None:
+    values, pattern = SYSTEMS["circuit"](dtype)
+    for v in (values, values * torch.tensor([[1.0], [2.0]])):
+        args = v.requires_grad_(), pattern.crow, pattern.col, sps.LU().key
+        torch.library.opcheck(getattr(torch.ops.sparsolve, op).default, args)
+
+
+def test_lazy_bits() -> None:
+    values, pattern = SYSTEMS["Helmholtz"](C128)
+    check(values.conj(), pattern)
+    stored = torch.complex(torch.zeros(pattern.nnz, dtype=F64), -values.real).conj().imag
+    assert stored.is_neg()
+    check(stored, pattern)
+    check(torch.stack([values, values], dim=1)[:, 1], pattern)
+
+
+def test_fake_tensors() -> None:
+    values, pattern = SYSTEMS["circuit"](C128)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        sign, logabsdet = sps.slogdet(sps.SparseMatrix(values.expand(5, -1), pattern))
+    assert sign.shape == logabsdet.shape == (5,)
+    assert (sign.dtype, logabsdet.dtype) == (C128, F64)
+
+
+def test_export() -> None:
+    values, pattern = SYSTEMS["circuit"](F64)
+
+    class Model(torch.nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return log_abs(v, pattern)
+
+    exported = torch.export.export(Model(), (values,)).module()
+    torch.testing.assert_close(exported(2 * values), log_abs(2 * values, pattern))
+
+
+def test_a_batched_pattern_is_refused() -> None:
+    values, pattern = SYSTEMS["circuit"](F64)
+    crow = torch.stack([pattern.crow, pattern.crow])
+    with pytest.raises(sps.PatternError, match="vmap batches the pattern"):
+        vmap(lambda crow: torch.ops.sparsolve.logdet(values, crow, pattern.col, sps.LU().key))(crow)
+
+
+# ---- what is counted
+
+
+def test_counts(fresh: Any) -> None:
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    f = partial(log_abs, pattern=pattern)
+    for _ in range(3):
+        grad(f)(values)
+    assert sps.memo_info().factorizations == 1
+    jvp(grad(f), (values,), (values,))
+    assert sps.memo_info().factorizations == 2  # solves have one of their own
+    vmap(grad(f))(values * torch.tensor([[2.0], [3.0], [4.0]]))
+    assert sps.memo_info()[::2][:2] == (5, 1)  # three factorizations more, one analysis
+
+
+def test_fronts_are_found_once(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    found: list[Any] = []
+
+    class Counted(fronts.Fronts):
+        def __init__(self, *args: Any) -> None:
+            found.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr(determinant, "Fronts", Counted)
+    for s in (1.0, 2.0, 3.0):
+        gradient(s * values, pattern)
+    assert len(found) == 1
+
+
+def test_threads(fresh: Any) -> None:
+    values, pattern = SYSTEMS["convection-diffusion"](C128)
+    sizes = [1.0 + 0.1 * (i % 3) for i in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda s: gradient(s * values, pattern), sizes))
+    for s, g in zip(sizes, found, strict=True):
+        torch.testing.assert_close(g, inverse_entries(s * values, pattern))
+    assert sps.memo_info().factorizations == 3
+
+
+# ---- what is not believed
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", ["Poisson 2-D", "saddle point", "duplicates"])
+def test_solved_where_fronts_are_too_large(
+    name: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(determinant, "_COLUMNS", 5)
+    calls = []
+    monkeypatch.setattr(determinant, "Fronts", lambda *_: calls.append(1) or _raise())
+    values, pattern = SYSTEMS[name](dtype)
+    check(values, pattern)
+    check(2 * values, pattern)
+    assert len(calls) == 1  # it is remembered
+
+
+def _raise() -> None:
+    raise fronts.TooMuchFill
+
+
+def test_too_much_fill(fresh: Any) -> None:
+    values, pattern = SYSTEMS["power law"](F64)
+    B = sp.csc_matrix(oracle.dense(values, pattern).numpy())
+    whole = fronts.Fronts(B, 10**6)
+    assert whole.starts[-1] >= B.nnz / 2
+    large = sp.csc_matrix(grid(20, 20))
+    with pytest.raises(fronts.TooMuchFill):
+        fronts.Fronts(large, 500)
+
+
+@pytest.mark.parametrize("wrong", ["lower", "upper", "nan"])
+def test_a_wrong_inverse_is_solved_for(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = determinant.selected_inverse
+
+    def broken(*args: Any) -> Any:
+        lower, upper = right(*args)
+        if wrong == "nan":
+            return lower * np.nan, upper
+        return (lower * (1 + 1e-6), upper) if wrong == "lower" else (lower, upper * (1 - 1e-6))
+
+    monkeypatch.setattr(determinant, "selected_inverse", broken)
+    check(*SYSTEMS["convection-diffusion"](F64))
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", SINGULAR)
+def test_singular(name: str, dtype: torch.dtype) -> None:
+    make, message = SINGULAR[name]
+    values, pattern = make(dtype)
+    with pytest.raises(sps.SingularMatrixError, match=message):
+        log_abs(values, pattern)
+
+
+def test_singular_in_a_batch() -> None:
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    with pytest.raises(sps.SingularMatrixError, match="batch index 1"):
+        log_abs(torch.stack([values, 0 * values]), pattern)
+
+
+def test_not_positive_definite() -> None:
+    values, pattern = SYSTEMS["Hermitian"](F64)
+    with pytest.raises(sps.NotPositiveDefiniteError, match="Cholesky needs"):
+        log_abs(-values, pattern, sps.Cholesky())
+    indefinite = made(grid(4, 4) - 2.5 * sp.eye(16) + sp.diags(np.full(16, 0.1)), F64)
+    with pytest.raises(sps.NotPositiveDefiniteError):
+        log_abs(*indefinite, sps.Cholesky())
+    with pytest.raises(sps.NotPositiveDefiniteError, match="not Hermitian"):
+        log_abs(*SYSTEMS["convection-diffusion"](F64), sps.Cholesky())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_not_finite(bad: float) -> None:
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    values[3] = bad
+    with pytest.raises(sps.SolveError, match=r"A\[\d+, \d+\] is (nan|inf)"):
+        log_abs(values, pattern)
+
+
+def test_refusals() -> None:
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    A = sps.SparseMatrix(values, pattern)
+    with pytest.raises(TypeError, match="needs LU\\(\\) or Cholesky\\(\\)"):
+        sps.slogdet(A, sps.CG())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="read from SuperLU's factors"):
+        sps.slogdet(A, sps.LU(backend="lapack"))
+    with pytest.raises(ValueError, match="in the precision of A"):
+        sps.slogdet(A, sps.LU(factor_dtype=torch.float32))
+    with pytest.raises(TypeError, match="no determinant here"):
+        sps.slogdet(sps.Operator(lambda p, x: x, ()))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="only a square matrix"):
+        sps.slogdet(torch.ones(2, 3).to_sparse())
+    with pytest.raises(TypeError, match="float16"):
+        sps.slogdet(sps.SparseMatrix(values.half(), pattern))
+    with pytest.raises(ValueError, match="entries"):
+        sps.slogdet(sps.SparseMatrix(values[1:], pattern))
+    with pytest.raises(TypeError, match=r"Pattern is needed"):
+        sps.slogdet(sps.SparseMatrix(values, values))  # type: ignore[arg-type]
+
+
+def test_nothing_is_modified() -> None:
+    values, pattern = SYSTEMS["duplicates"](F64)
+    before = values.clone(), pattern.crow.clone(), pattern.col.clone()
+    hessian(partial(log_abs, pattern=pattern))(values)
+    for was, now in zip(before, (values, pattern.crow, pattern.col), strict=True):
+        assert torch.equal(was, now)
