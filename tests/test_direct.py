@@ -1004,3 +1004,20 @@ def test_nearly_full_rows_are_ordered_last(solver, monkeypatch, only):
 def test_a_matrix_that_is_nearly_full_everywhere_has_no_row_to_leave_for_last():
     assert superlu._hubs_last(sp.csc_matrix(np.ones((1100, 1100)))) is None
     assert superlu._hubs_last(sp.csc_matrix(arrow(4000))) is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+def test_superlu_never_sees_a_triangle_with_a_zero_on_its_diagonal(dtype, fresh, monkeypatch):
+    """It writes outside of its memory there, and now and then that is a segmentation fault."""
+    D = torch.eye(30, dtype=dtype) * 2 + torch.diag(torch.ones(29, dtype=dtype), -1)
+    values, pattern = oracle.pattern_of(D)
+    assert (
+        sps.explain(sps.SparseMatrix(values, pattern), sps.LU(backend="entries")).choices[0][0]
+        is sps.Strategy.TRIANGULAR
+    )
+    values[pattern.rows() == 7] = torch.where(pattern.col == 7, 0, values)[pattern.rows() == 7]
+    monkeypatch.setattr(sla, "splu", lambda *_, **__: pytest.fail("SuperLU was called"))
+    with pytest.raises(sps.SingularMatrixError):
+        sps.solve(sps.SparseMatrix(values, pattern), torch.ones(30, dtype=dtype), sps.LU(backend="entries"))
+    with pytest.raises(sps.SolveError):
+        sps.solve(sps.SparseMatrix(values * torch.inf, pattern), torch.ones(30, dtype=dtype), sps.LU(backend="entries"))

@@ -69,8 +69,8 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
         from the factors without the others (Takahashi, Fagan and Chen, 1973; Erisman and Tinney, 1975).
 
     Cost:
-        One factorization by SuperLU, kept apart from those of `solve`; for the gradient of each `A` two to three times its flops, once. Where pivoting
-        makes the factors' pattern very unsymmetric, the gradient takes n solves instead. A second derivative takes 2n solves.
+        One factorization by SuperLU, kept apart from those of `solve`; for the gradient of each `A` two to three times its flops, once. Where the
+        patterns of L and U are very unlike, the gradient takes n solves instead. A second derivative takes 2n solves.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]], dtype=torch.float64).to_sparse().requires_grad_()

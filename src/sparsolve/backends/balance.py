@@ -11,13 +11,16 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as sla
 
 from .host import Structure
 
 __all__ = ["Balanced", "balanced", "scaled"]
 
 _FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
-_SWEEPS = {"mean": 30, "max": 5}
+_EXTREME = 60.0  # powers of two away from one, likewise
+_STEPS, _SWEEPS = 1000, 5  # of conjugate gradients; over rows and columns
 
 
 class Balanced(NamedTuple):
@@ -46,32 +49,42 @@ def balanced(structure: Structure, values: Any) -> Balanced:
         return unchanged
     with np.errstate(divide="ignore"):
         size = np.log2(np.abs(values).astype(np.float64))
-    largest = _of_lines("max", structure, size)
-    if not all(np.isfinite(most).all() for most in largest) or max(np.ptp(most) for most in largest) <= _FAR:
+    largest = _largest(structure, size)
+    if not all(np.isfinite(most).all() for most in largest):
         return unchanged
-    row, column = np.zeros(structure.shape[0]), np.zeros(structure.shape[1])
-    for kind, sweeps in _SWEEPS.items():
-        for _ in range(sweeps):
-            of_rows, of_columns = _of_lines(kind, structure, size)
-            row += of_rows / 2
-            column += of_columns / 2
-            size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
+    if all(np.ptp(most) <= _FAR and np.abs(most).max() <= _EXTREME for most in largest):
+        return unchanged
+    row, column = _least_squares(structure, size)
+    size -= row[structure.rows] + column[structure.indices]
+    for _ in range(_SWEEPS):
+        of_rows, of_columns = _largest(structure, size)
+        row += of_rows / 2
+        column += of_columns / 2
+        size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
     row, column = np.rint(row).astype(np.int64), np.rint(column).astype(np.int64)
     powers = row[structure.rows] + column[structure.indices]
     return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()))
 
 
-def _of_lines(kind: str, structure: Structure, size: Any) -> tuple[Any, Any]:
-    """The largest, or the mean, size of the nonzeros in each row, and in each column."""
-    if kind == "max":
-        by_columns = size[structure.order]
-        return np.maximum.reduceat(size, structure.indptr[:-1]), np.maximum.reduceat(
-            by_columns, structure.csc_indptr[:-1]
-        )
-    there = np.isfinite(size)
-    sums, lines = np.where(there, size, 0.0), zip((structure.rows, structure.indices), structure.shape, strict=True)
-    rows, columns = (np.bincount(line, sums, n) / np.bincount(line, there, n) for line, n in lines)
-    return rows, columns
+def _largest(structure: Structure, size: Any) -> tuple[Any, Any]:
+    """The largest size in each row, and in each column."""
+    by_columns = size[structure.order]
+    return np.maximum.reduceat(size, structure.indptr[:-1]), np.maximum.reduceat(by_columns, structure.csc_indptr[:-1])
+
+
+def _least_squares(structure: Structure, size: Any) -> tuple[Any, Any]:
+    """r and c with the least `Σ (size_ij − r_i − c_j)²` over the nonzeros: `r_i` times their number, and their `c_j`, sum up to the row's sizes."""
+    n, there = structure.shape[0], np.isfinite(size)
+    rows, columns, sizes = structure.rows[there], structure.indices[there] + n, size[there]
+    i, j = np.concatenate([rows, columns]), np.concatenate([columns, rows])
+    counts = np.bincount(i, minlength=2 * n).astype(float)
+    K = sp.csr_matrix((np.ones(len(i)), (i, j)), shape=(2 * n, 2 * n)) + sp.diags(counts)
+    sums = np.bincount(i, np.concatenate([sizes, sizes]), 2 * n)
+    found, _ = sla.cg(K, sums, rtol=1e-6, maxiter=_STEPS, M=sp.diags(1 / counts))
+    row, column = found[:n], found[n:]
+    alike = np.abs(row - column) < 1e-3  # those of a Hermitian matrix are, up to rounding
+    middle = (row + column) / 2
+    return np.where(alike, middle, row), np.where(alike, middle, column)
 
 
 def scaled(a: Any, powers: Any) -> Any:

@@ -4,8 +4,8 @@ With `P A Q = L U` and a unit diagonal of L, `det A = ± Π U_jj`, the sign that
 libraries SuperLU's object in SciPy alone allows; SciPy copies them for that, so they are let go of as soon as the inverse is there.
 
 A is balanced before, and what is not checked is not believed: the factors solve one system without refinement, and the entries of `Z = A⁻¹` at the places of A
-are all there is to `(A Z)_ii = Σ_j A_ij Z_ji = 1` and `(Z A)_jj = 1`. Where these fail, or the factors' pattern is too far from a symmetric
-one, the inverse is solved for, some columns at a time.
+are all there is to `(A Z)_ii = Σ_j A_ij Z_ji = 1` and `(Z A)_jj = 1`. Where these fail, or the patterns of L and U are too unlike,
+the inverse is solved for, some columns at a time.
 """
 
 from __future__ import annotations

@@ -79,7 +79,10 @@ def _triangular(matrix: Matrix) -> SuperLUFactor:
     """The matrix as it is, in its order."""
     ordering = _ordering(matrix)
     assert ordering is not None
-    return SuperLUFactor(Reordered(sla.splu(ordering.matrix(matrix.A.data), **TRIANGULAR), ordering), matrix.A)
+    B = ordering.matrix(matrix.A.data)
+    if not (np.isfinite(B.data).all() and B.diagonal().all()):
+        raise RuntimeError("A zero on the diagonal.")  # with which SuperLU may write outside of its memory
+    return SuperLUFactor(Reordered(sla.splu(B, **TRIANGULAR), ordering), matrix.A)
 
 
 CANDIDATES = (

@@ -117,12 +117,14 @@ def _rows(S: Any, parent: Any, sizes: Any, most: int) -> list[tuple[int, Any]]:
     waiting: dict[int, list[Any]] = {}  # R of fronts, by their parents
     entries = zeros = j = 0
     while j < n:
-        first, after, r = j, j + 1, None
+        first, after, added = j, j + 1, None
         if j in twigs:
             after, r = twigs[j]
+            if made and not len(r) and not len(made[-1][1]) and after - made[-1][0] <= _TWIGS:
+                added = 0  # two whole trees, as of a diagonal matrix, where each unknown is one
         else:
             r = _union([S.indices[indptr[j] : indptr[j + 1]], *waiting.pop(j, ())], j)
-        added = _zeros(made[-1], j, r, zeros) if made and j not in twigs else None
+            added = _zeros(made[-1], j, r, zeros) if made else None
         if added is None:
             entries, zeros = entries + (_size(made[-1], j) if made else 0), 0
         else:
