@@ -99,6 +99,15 @@ def test_a_case_that_fails_is_a_row_that_says_so(tmp_path: Path) -> None:
     assert {row["failed"] for row in rows(tmp_path / "late.json", "vmap")} == {"It took longer than 0.01 s."}
 
 
+def test_determinants(tmp_path: Path) -> None:
+    """It compares the gradient with that of dense code itself."""
+    done = command("determinant.py", "--only", "Poisson 3-D, small", "--rounds", 1, "--json", tmp_path / "d.json")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "d.json").read_text())["rows"]
+    assert all(t > 0 for t in row["ms"].values())
+    assert row["ms"].keys() == {"factorization", "value", "gradient", "solves", "dense"}
+
+
 def test_features_are_those_of_the_readme() -> None:
     """Of this package; the others are asked where they are installed."""
     done = command("features.py")

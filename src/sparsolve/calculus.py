@@ -174,6 +174,7 @@ def _sample_vmap(info: Any, dims: Dims, crow: Tensor, col: Tensor, u: Tensor, v:
 
 
 def constant_pattern(dims: Dims) -> None:
+    """Refuse batch dimensions of index tensors."""
     if any(d is not None for d in dims):
         raise PatternError(
             sentence(

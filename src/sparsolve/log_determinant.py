@@ -41,6 +41,10 @@ class SLogDet(NamedTuple):
     Attributes:
         sign: `(*batch,)`, 1 or -1; of a complex matrix a number of size one.
         logabsdet: `(*batch,)`, real.
+
+    >>> import torch, sparsolve as sps
+    >>> sps.slogdet(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).to_sparse())
+    SLogDet(sign=tensor(-1.), logabsdet=tensor(0.))
     """
 
     sign: Tensor
@@ -100,6 +104,7 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
 
 
 def _square(A: SparseMatrix | Tensor) -> SparseMatrix:
+    """A as a square `SparseMatrix`."""
     if isinstance(A, Operator):
         raise TypeError(sentence("A is an Operator, which has no entries to factorize, so it has no determinant here."))
     A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)

@@ -1,7 +1,8 @@
 """Who solves what: one table, one module for each row, imported when first needed.
 
 A device row names the module that moves tensors in and out, analyses patterns and multiplies. A solver row names the
-module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there (for `slogdet`: a determinant). `remembered(make)` is `make(values)`,
+module whose `factorize(structure, values, solver, remembered) -> Factor` serves that record there, or, for `slogdet`, returns a determinant.
+`remembered(make)` is `make(values)`,
 or what that returned before for this pattern, these values and this solver; `remembered(make, key)` takes key in place of the solver's
 own, where less than the whole record matters. A new backend is one row and one module.
 """

@@ -3,8 +3,8 @@
 With `P A Q = L U` and a unit diagonal of L, `det A = ± Π U_jj`, the sign that of the two permutations together. L and U are read, which of all
 libraries SuperLU's object in SciPy alone allows; SciPy copies them for that, so they are let go of as soon as the inverse is there.
 
-A is balanced before, and what is not checked is not believed: the factors solve one system without refinement, and the entries of `Z = A⁻¹` at the places of A
-are all there is to `(A Z)_ii = Σ_j A_ij Z_ji = 1` and `(Z A)_jj = 1`. Where these fail, or the patterns of L and U are too unlike,
+A is balanced before, and what is not checked is not believed: the factors solve one system without refinement, and the entries of `Z = A⁻¹`
+at the places of A are all there is to `(A Z)_ii = Σ_j A_ij Z_ji = 1` and `(Z A)_jj = 1`. Where these fail, or the patterns of L and U are too unlike,
 the inverse is solved for, some columns at a time.
 """
 
@@ -87,7 +87,7 @@ def _entry_of(structure: Structure) -> Any:
     return np.searchsorted(own, given)
 
 
-class _FirstError(BackwardError):
+class _UnrefinedError(BackwardError):
     """What a factor has to show: each row of a solution is right as it is."""
 
     def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Any, exact: bool) -> Any:
@@ -101,7 +101,7 @@ class _Factor(DirectFactor):
 
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         super().__init__(structure, values, solver)
-        careful, self._error = self._error, _FirstError(self._structure, self._values)
+        careful, self._error = self._error, _UnrefinedError(self._structure, self._values)
         self.solve(structure.signs.astype(values.dtype)[:, None], adjoint=False, x0=None)
         self._error = careful
 

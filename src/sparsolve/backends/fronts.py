@@ -33,6 +33,7 @@ class Fronts:
         most: entries in all fronts together.
 
     Attributes:
+        n: unknowns.
         position: `(n,)` the place of each unknown in a postorder of the tree, which numbers what follows.
         first, widths, heights: of each front, its first unknown, and how many J and F have.
         parents: the front that R is a part of, -1 for none.
@@ -177,7 +178,7 @@ def _twigs(S: Any, parent: Any, sizes: Any) -> dict[int, tuple[int, Any]]:
     pairs = np.unique(end[outside] * np.int64(n) + S.indices[outside])
     begins = np.searchsorted(pairs, np.append(last, n) * np.int64(n))
     bounds = zip(first, last, begins[:-1], begins[1:], strict=True)
-    return {int(f): (int(end) + 1, pairs[a:b] % n) for f, end, a, b in bounds}
+    return {int(f): (int(root) + 1, pairs[a:b] % n) for f, root, a, b in bounds}
 
 
 def _places(whole: Any, part: Any) -> Any:
