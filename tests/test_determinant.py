@@ -393,6 +393,23 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
     gradient(*SYSTEMS[name](dtype))
 
 
+@pytest.mark.parametrize("kind", ["hermitian", "general"])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of fronts, Hermitian with phases that are not real, and not."""
+    monkeypatch.setattr(determinant._Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
+    values, pattern = made(grid(12, 12) + sp.eye(144), dtype, phases=kind == "general")
+    if dtype.is_complex and kind == "hermitian":
+        phase = torch.polar(torch.ones(144, dtype=F64), torch.arange(144, dtype=F64))
+        values = values * phase[pattern.rows()] * phase[pattern.col].conj()
+        D = oracle.dense(values, pattern)
+        values = ((D + D.mH) / 2)[pattern.rows(), pattern.col]
+        check(values, pattern, sps.Cholesky())
+    if kind == "general":
+        values = values * (1 + 0.1 * torch.sin(torch.arange(len(values))))
+    check(values, pattern)
+
+
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("name", ["Poisson 2-D", "saddle point", "duplicates"])
 def test_solved_where_fronts_are_too_large(
