@@ -422,6 +422,15 @@ def test_hermitian_methods_on_another_matrix() -> None:
 # ---- scale, rounding and the dtype's range
 
 
+def test_minres_reaches_the_residual_that_is_asked_for_however_large_x_is() -> None:
+    """SciPy's own test compares it with `‖A‖ ‖x‖`, 1e12 times as large as b here."""
+    d = torch.logspace(0, 12, 30, dtype=torch.float64) * torch.tensor([-1.0, 1.0]).repeat(15)
+    A, b = torch.diag(d).to_sparse_csr(), torch.ones(30, dtype=torch.float64)
+    for rtol in (1e-5, 1e-10):
+        x = sps.sparse_solve_c4t(A, b, "minres", rtol=rtol, maxiter=20_000)
+        assert float((A @ x - b).norm()) <= rtol * float(b.norm())
+
+
 NAMED = pytest.mark.parametrize("method", ["cg", "cgs", "minres", "gmres"])
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 import sparsolve as sps
+from sparsolve.threads import by_blocks
 from systems import SYSTEMS
 
 THREADS, ROUNDS = 8, 2
@@ -75,3 +78,22 @@ def test_one_threads_failure_is_its_own():
         results = list(pool.map(solve, [0, 1] * 30))
     assert results[::2] == ["singular"] * 30
     assert all(torch.equal(x, expected) for x in results[1::2])
+
+
+def test_the_first_block_is_done_before_the_others_begin():
+    """What it finds out, they use."""
+    b, found, met = np.arange(10.0)[None], [], []
+
+    def call(part):
+        met.append((part[0, 0], bool(found)))
+        time.sleep(0.01)
+        found.append(part[0, 0])
+        return -part
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        assert np.array_equal(by_blocks(call, b, 3, worthwhile=True), -b)
+    finally:
+        torch.set_num_threads(before)
+    assert sorted(met) == [(0.0, False), (3.0, True), (6.0, True), (9.0, True)]

@@ -110,7 +110,7 @@ class Columns:
         """`y += sign alpha x`, one alpha for each column."""
         if self._axpy is not None and self.k:
             self._axpy(x[:, 0], y[:, 0], a=sign * alpha[0])
-        elif self._fused(x):
+        elif self._many:
             self._tensor(y).addcmul_(self._tensor(x), _of(alpha, x), value=sign)
         else:
             y += self.xp.multiply(sign * alpha, x, out=self._room(x))
@@ -121,7 +121,7 @@ class Columns:
 
     def advance(self, p: Any, beta: Any, z: Any) -> None:
         """`p = z + beta p`, one beta for each column."""
-        if self._fused(z):
+        if self._many:
             torch.addcmul(self._tensor(z), into := self._tensor(p), _of(beta, p), out=into)
         else:
             p *= beta.astype(p.dtype, copy=False)
@@ -141,10 +141,6 @@ class Columns:
     def _is_many(self) -> bool:
         """Whether the columns at work are NumPy's, and enough numbers to leave them to torch and BLAS."""
         return self.xp is np and self.k > 1 and self.k * len(self.r) >= _FUSED
-
-    def _fused(self, a: Any) -> bool:
-        """Whether torch works on this array: not where it is read-only, of which torch warns (M may make such)."""
-        return self._many and (self.M is None or bool(a.flags.writeable))
 
     def where(self, fit: Any, quotient: Any) -> Any:
         """The quotient where it makes sense, else 0: the column's iterate then stays as it is."""
