@@ -279,7 +279,7 @@ class ndarray:  # noqa: N801
         return made(use(self).copy(order))
 
     def conj(self) -> ndarray:
-        return self if self.dtype.kind != "c" else made(use(self).conj())
+        return self if self.dtype.kind != "c" else ufunced(use(self).conj())
 
     def take(self, indices: ndarray, axis: int | None = None) -> ndarray:
         return made(use(self).take(use(indices), axis))
@@ -314,6 +314,11 @@ def made(a: Any) -> ndarray:
     return ndarray(flushed(np.asarray(a)))
 
 
+def ufunced(a: Any) -> ndarray:
+    """What a ufunc makes: in C order, whatever its operands are."""
+    return made(np.ascontiguousarray(a).reshape(np.shape(a)))
+
+
 def flushed(a: Any) -> Any:
     """What a kernel writes: 0 for what is smaller than the smallest normal number, in single precision."""
     if a.dtype.char not in "fF":
@@ -329,7 +334,7 @@ def _binary(op: Any) -> Any:
         if other is None or isinstance(other, str):
             return NotImplemented
         with np.errstate(all="ignore"):
-            return made(op(use(self), number(other)))
+            return ufunced(op(use(self), number(other)))
 
     return apply
 
@@ -358,7 +363,7 @@ for _name in ("lt", "le", "gt", "ge", "eq", "ne", "matmul"):
 
 
 def _unary(op: Any) -> Any:
-    return lambda self: made(op(use(self)))
+    return lambda self: ufunced(op(use(self)))
 
 
 for _name in ("neg", "abs", "invert"):
@@ -393,7 +398,8 @@ def _function(name: str, waiting: bool = False) -> Any:
             assert out.shape == found.shape
             out[...] = made(found)
             return out
-        return tuple(map(made, found)) if isinstance(found, tuple) else made(found)
+        make = ufunced if isinstance(call, np.ufunc) or name == "where" else made
+        return tuple(map(make, found)) if isinstance(found, tuple) else make(found)
 
     return apply
 

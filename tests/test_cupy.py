@@ -766,7 +766,37 @@ def test_gmres_does_not_copy_its_basis(device, dtype):
     assert sum(size > 4 * b.nbytes for size in sizes) == 1
 
 
+@pytest.mark.parametrize("method", ["CG", "MINRES", "BiCGStab", "CGS"])
+def test_a_krylov_step_copies_no_block_of_columns(device, monkeypatch, method):
+    """Products take them in Fortran order; an array in C order, as every expression makes one, would be copied for each."""
+    values, pattern, b = system("Poisson 2-D", F64, 3)
+    values, copied, convert = values + 0.01 * (pattern.rows() == pattern.col), [], cp.asfortranarray
+    monkeypatch.setattr(cp, "asfortranarray", lambda a: copied.append(not a._a.flags.f_contiguous) or convert(a))
+    copies = []
+    for steps in (3, 3, 9):
+        copied.clear()
+        sps.solve_with_info(sps.SparseMatrix(values, pattern), b, getattr(sps, method)(rtol=1e-13, maxiter=steps))
+        copies.append(sum(copied))
+        assert len(copied) >= steps
+    assert copies[2] == copies[1]
+
+
 # ---- streams, threads, devices
+
+
+def test_a_batch_of_determinants(device):
+    """In the thread whose stream and memory are torch's, however large the matrices are."""
+    values, pattern = made(grid(50, 50) + sp.eye(2500), F64)
+    batch = torch.stack([values, 2 * values, 3 * values]).requires_grad_()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        log = sps.slogdet(sps.SparseMatrix(batch, pattern)).logabsdet
+        (gradient,) = torch.autograd.grad(log.sum(), batch)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(log.diff(), 2500 * torch.tensor([2.0, 1.5], dtype=F64).log())
+    torch.testing.assert_close((gradient * batch).sum(-1), torch.full((3,), 2500.0, dtype=F64))
 
 
 def test_all_memory_is_torchs_and_goes_back(device):

@@ -139,7 +139,7 @@ class _State:
         xp, size, bound = self.xp, self.size[index], self.bound[index]
         scale = power_of_two(size)
         eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
-        r = columns(self.r, index) / scale
+        r = ordered(columns(self.r, index) / scale)
         work = Columns(self.A, self.M, r, xp.maximum(_MARGIN * bound, eps * size) / scale, left)
         if self.callback is not None or self.watch is not None:
             work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2), scale[at], work.x)

@@ -54,7 +54,7 @@ def _orthogonalised(V: Any, w: Any) -> tuple[Any, Any]:
     return h + more, w - _combined(V, more)
 
 
-# Neither makes a copy of V, as its conjugate would be, and its transpose in CuPy.
+# Neither makes a copy of V in NumPy, as its conjugate would be; CuPy makes one of stacks that are not contiguous, as V is where k > 1.
 
 
 def _projected(V: Any, w: Any) -> Any:
@@ -102,7 +102,8 @@ def minres(s: Columns) -> None:
     phi, past_beta, most = beta, zero, zero
     qr: Any = (-1 + zero, zero, zero, zero)
     while s.k:
-        z = y / beta
+        z = y.copy("K")
+        z /= beta
         q = s.multiply(z)
         s.subtract(q, s.where(past_beta > 0, beta / past_beta), past_v)
         alpha = s.dot(z, q).real

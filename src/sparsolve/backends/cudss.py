@@ -99,7 +99,7 @@ class CudssDecomposition:
         if not columns.size:
             return b.copy()
         with self._factor() as handle:
-            x = handle.solve(columns.conj() if conjugated else columns, mode)
+            x = handle.solve(cupy().asfortranarray(columns.conj()) if conjugated else columns, mode)
         x = x.conj() if conjugated else x
         return x.ravel() if b.ndim == 1 else x
 

@@ -14,4 +14,10 @@ __all__ = ["factorize"]
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> Determinant:
     """The determinant of a matrix on the device; the values travel to the host once."""
-    return remembered(lambda values: Determinant(structure.host, values.get(), solver))  # type: ignore[no-any-return]
+
+    def make(values: Any) -> Determinant:
+        found = Determinant(structure.host, values.get(), solver)
+        found.worth_a_thread = False  # which would not be in torch's stream and memory, where the values are
+        return found
+
+    return remembered(make)  # type: ignore[no-any-return]
