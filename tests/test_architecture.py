@@ -23,6 +23,7 @@ each_file = pytest.mark.parametrize("name", FILES)
 ORDER = [
     "errors",
     "result",
+    "indices",
     "pattern",
     "operands",
     "array_key",
@@ -115,7 +116,7 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 
 # Private names of torch outside registration.py, with what each is for.
 PRIVATE = {
-    "pattern": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
+    "indices": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
     "trees": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
     "backends.host": {"torch._neg_view"},  # flips the negative bit
     "backends.cupy_runtime": {"torch._neg_view"},

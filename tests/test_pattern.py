@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
+from sparsolve import indices
 from sparsolve import pattern as pattern_module
 from systems import SYSTEMS, with_indices
 
@@ -210,6 +211,22 @@ def test_int32_indices_of_a_shape_that_they_cannot_count_to():
             wrong(2**40)
         wrong(2**31 - 1)
     assert sps.Pattern(crow.long(), index.long(), (1, 2**40)).shape == (1, 2**40)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_rows_as_they_are_found_on_a_device(index):
+    """The same as on the CPU; of pointers that are wrong, rows in range, since torch's own function would end the process's use of CUDA."""
+    for counts in ([2, 0, 1], [0, 3, 0, 0], [0, 0], [5], []):
+        crow = torch.tensor([0, *counts]).cumsum(0).to(index)
+        nnz = sum(counts)
+        found = indices._rows_by_search(crow, nnz)
+        assert (found.dtype, found.tolist()) == (index, indices.rows(crow, nnz).tolist())
+    for crow in ([0, 5, 2, 9], [3, 1, 0, 0], [-1, -7, 2, 2], [0, 0, 0, 0]):
+        found = indices._rows_by_search(torch.tensor(crow, dtype=index), 6)
+        assert found.shape == (6,)
+        assert ((found >= 0) & (found < 3)).all()
+        with pytest.raises(RuntimeError):
+            indices.rows(torch.tensor(crow, dtype=index), 6)
 
 
 def test_from_coo_looks_at_the_entries_once(monkeypatch):

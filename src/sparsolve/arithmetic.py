@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from .errors import is_dense, sentence
+from .indices import pointers
 from .operands import require_batches, require_dense, require_length, require_pattern
-from .pattern import Pattern, pointers, unchecked
+from .pattern import Pattern, unchecked
 
 __all__ = [
     "Arithmetic",

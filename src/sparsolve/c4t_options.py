@@ -15,9 +15,9 @@ from .backends.named import METHODS, SPARSE
 from .c4t_arguments import DIRECT, Selection
 from .compressed import dense_dimensions
 from .errors import sentence
+from .indices import check_entries, check_places
 from .matrix import SparseMatrix
 from .operands import require_dtype
-from .pattern import check_entries, check_places
 from .solvers import real
 
 __all__ = ["OWN_NAMES", "checked_options"]

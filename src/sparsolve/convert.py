@@ -32,7 +32,7 @@ from .convert_checks import (
     unknown_dtype,
 )
 from .errors import sentence
-from .pattern import check_entries, check_form, check_places
+from .indices import check_entries, check_form, check_places
 
 __all__ = ["c2t_coo", "c2t_csr", "csr_parts", "t2c_coo", "t2c_csr"]
 

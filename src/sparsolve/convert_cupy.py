@@ -17,6 +17,7 @@ from torch.utils.dlpack import from_dlpack
 from .backends.cupy_runtime import array, here, sparse
 from .convert_checks import rising, undescribed, unknown_dtype
 from .errors import of_device, sentence
+from .indices import rows
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 
@@ -108,13 +109,10 @@ def _owned(values: Tensor) -> Tensor:
 
 def _rows(crow: Tensor, col: Tensor) -> Tensor:
     """The row of each entry."""
-    rows = torch.arange(crow.shape[0] - 1, device=crow.device, dtype=crow.dtype)
-    try:
-        return torch.repeat_interleave(rows, crow.diff().clamp(min=0), output_size=col.shape[0])
-    except RuntimeError as error:
-        if of_device(error):
-            raise
-        raise undescribed(str(error), _LOOK) from error
+    wrong = torch.stack([crow[0] != 0, crow[-1] != col.shape[0], (crow[1:] < crow[:-1]).any()])
+    if wrong.any():
+        raise undescribed("the row pointers must rise from 0 to the number of entries.", _LOOK)
+    return rows(crow, col.shape[0])
 
 
 def _summed(row: Tensor, col: Tensor, data: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

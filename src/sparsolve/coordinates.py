@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .convert_checks import rising
 from .errors import of_device, sentence
-from .pattern import Pattern, check_places, pointers, unchecked
+from .indices import check_places, pointers
+from .pattern import Pattern, unchecked
 
 __all__ = ["coordinates", "no_tangent", "of_coo", "refused"]
 

@@ -15,8 +15,9 @@ import scipy.sparse as sp
 import torch
 
 from .errors import sentence
+from .indices import check_entries, check_form
 from .operands import require_dtype, require_length
-from .pattern import Pattern, check_entries, check_form
+from .pattern import Pattern
 from .preconditioner_records import PreconditionerRecord
 from .registration import outside_transforms
 from .solvers import LU, Cholesky, Solver

@@ -17,8 +17,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ..indices import check_entries, check_form
 from ..memo import ANALYSES
-from ..pattern import check_entries, check_form
 from . import host
 from .cupy_runtime import aligned, array, cupy, give_back, here, new, now, sparse, tensor
 

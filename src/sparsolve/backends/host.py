@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..indices import check_entries, check_form
 from ..loops import add_product
 from ..memo import ANALYSES
-from ..pattern import check_entries, check_form
 from .structure import Structure
 
 __all__ = [
