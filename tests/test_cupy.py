@@ -550,6 +550,12 @@ def test_a_callable_may_return_a_tensor(device):
     x = solve(values, pattern, b, lambda A, b: torch.from_dlpack(dense_solve(A, b)).requires_grad_())
     torch.testing.assert_close(x, oracle.solve(values, pattern, b))
 
+    def inside_of_an_allocation(A, b):
+        return torch.cat([torch.zeros(1, dtype=F64), torch.from_dlpack(dense_solve(A, b))])[1:]
+
+    x = solve(values, pattern, b, inside_of_an_allocation)
+    torch.testing.assert_close(x, oracle.solve(values, pattern, b))
+
 
 # ---- sparse_solve_c4t
 

@@ -11,7 +11,7 @@ from ..errors import SolveError, sentence
 from ..solvers import Function
 from . import Remembered
 from .cupy_device import Structure
-from .cupy_runtime import array, cupy, now
+from .cupy_runtime import aligned, array, cupy, now
 from .function import FunctionFactor
 
 __all__ = ["DeviceFunctionFactor", "factorize"]
@@ -38,7 +38,7 @@ class DeviceFunctionFactor(FunctionFactor):
         if isinstance(x, Tensor) and x.device == now().device and x.layout is torch.strided:
             x = array(x)
         if isinstance(x, cupy().ndarray) or (not isinstance(x, Tensor) and hasattr(x, "__cuda_array_interface__")):
-            return cupy().asarray(x)
+            return aligned(cupy().asarray(x))
         raise SolveError(
             sentence(
                 f"The solver {name!r} returned a {type(x).__name__}, which is not an array on the device.",
