@@ -77,6 +77,8 @@ ORDER = [
     "backends.cupy_lu",
     "backends.cupy_preconditioners",
     "backends.*",  # one solver each; they do not import one another
+    "backends.readable",
+    "backends.inverse_derivative",
     "backends.determinant",
     "backends.cupy_determinant",
     "batch",

@@ -17,7 +17,8 @@ from torch.func import grad, hessian, jvp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve.backends import determinant, fronts
+from sparsolve import ops
+from sparsolve.backends import fronts, inverse_derivative, readable
 from sparsolve.backends.balance import balanced
 from sparsolve.backends.host import structure_of
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
@@ -266,6 +267,17 @@ def test_eager(transform: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
     agree(lambda call: call, transform, dtype)
 
 
+SECOND = "hessian_A hessian_mixed jacrev_jacrev jacfwd_jacfwd jacrev_jacfwd jvp_of_grad grad_of_jvp vjp_of_jvp vjp_of_vjp jvp_of_jvp"
+SECOND += " jvp_of_vjp jvp_jvp_jvp jvp_grad_jvp grad_jvp_jvp grad_grad_grad grad_of_hvp vmap_hvp hvp_of_vmap"
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("transform", SECOND.split())
+def test_eager_as_of_large_matrices(transform: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "COLUMNS", 3)
+    agree(lambda call: call, transform, dtype)
+
+
 COMPLEX = ["value", "grad_both", "jvp_both", "hessian_A", "vjp_of_jvp", "vmap_both", "vmap_grad", "grad_of_vmap"]
 COMPILED = [
     *(pytest.param(name, F64, marks=TORCH_2_11 if name == "jacfwd_both" else ()) for name in COMPOSITIONS),
@@ -276,6 +288,12 @@ COMPILED = [
 @pytest.mark.parametrize(("transform", "dtype"), COMPILED, ids=str)
 def test_compiled(transform: str, dtype: torch.dtype) -> None:
     agree(aot, transform, dtype)
+
+
+@pytest.mark.parametrize("transform", ["hessian_A", "vjp_of_jvp", "grad_of_hvp", "vmap_hvp"])
+def test_compiled_as_of_large_matrices(transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "COLUMNS", 3)
+    agree(aot, transform, F64)
 
 
 @pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")  # Inductor's own
@@ -297,11 +315,12 @@ def test_gradcheck(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
-@pytest.mark.parametrize("op", ["logdet", "inverse_entries"])
+@pytest.mark.parametrize("op", ["logdet", "inverse_entries", "inverse_derivative"])
 def test_opcheck(op: str, dtype: torch.dtype) -> None:
     values, pattern = SYSTEMS["circuit"](dtype)
     for v in (values, values * torch.tensor([[1.0], [2.0]])):
-        args = v.requires_grad_(), pattern.crow, pattern.col, sps.LU().key
+        w = (torch.randn_like(v).requires_grad_(),) if op == "inverse_derivative" else ()
+        args = v.detach().requires_grad_(), *w, pattern.crow, pattern.col, sps.LU().key
         torch.library.opcheck(getattr(torch.ops.sparsolve, op).default, args)
 
 
@@ -364,7 +383,7 @@ def test_fronts_are_found_once(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> N
             found.append(args)
             super().__init__(*args)
 
-    monkeypatch.setattr(determinant, "Fronts", Counted)
+    monkeypatch.setattr(readable, "Fronts", Counted)
     for s in (1.0, 2.0, 3.0):
         gradient(s * values, pattern)
     assert len(found) == 1
@@ -389,7 +408,7 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
     name: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Solves would hide a mistake in the fronts."""
-    monkeypatch.setattr(determinant._Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
+    monkeypatch.setattr(readable.Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
     gradient(*SYSTEMS[name](dtype))
 
 
@@ -397,7 +416,7 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree of fronts, Hermitian with phases that are not real, and not."""
-    monkeypatch.setattr(determinant._Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
+    monkeypatch.setattr(readable.Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
     values, pattern = made(grid(12, 12) + sp.eye(144), dtype, phases=kind == "general")
     if dtype.is_complex and kind == "hermitian":
         phase = torch.polar(torch.ones(144, dtype=F64), torch.arange(144, dtype=F64))
@@ -415,9 +434,9 @@ def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, mo
 def test_solved_where_fronts_are_too_large(
     name: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(determinant, "_COLUMNS", 5)
+    monkeypatch.setattr(readable, "_COLUMNS", 5)
     calls = []
-    monkeypatch.setattr(determinant, "Fronts", lambda *_: calls.append(1) or _raise())
+    monkeypatch.setattr(readable, "Fronts", lambda *_: calls.append(1) or _raise())
     values, pattern = SYSTEMS[name](dtype)
     check(values, pattern)
     check(2 * values, pattern)
@@ -440,7 +459,7 @@ def test_too_much_fill(fresh: Any) -> None:
 
 @pytest.mark.parametrize("wrong", ["lower", "upper", "nan"])
 def test_a_wrong_inverse_is_solved_for(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = determinant.selected_inverse
+    right = readable.selected_inverse
 
     def broken(*args: Any) -> Any:
         lower, upper = right(*args)
@@ -448,8 +467,125 @@ def test_a_wrong_inverse_is_solved_for(wrong: str, fresh: Any, monkeypatch: pyte
             return lower * np.nan, upper
         return (lower * (1 + 1e-6), upper) if wrong == "lower" else (lower, upper * (1 - 1e-6))
 
-    monkeypatch.setattr(determinant, "selected_inverse", broken)
+    monkeypatch.setattr(readable, "selected_inverse", broken)
     check(*SYSTEMS["convection-diffusion"](F64))
+
+
+# ---- derivatives of the inverse of matrices that are not small
+
+
+def slope(v: Tensor, pattern: sps.Pattern, w: Tensor) -> Tensor:
+    """The derivative of the gradient along w."""
+    return jvp(grad(lambda v: log_abs(v, pattern)), (v,), (w,))[1]
+
+
+def dense_slope(v: Tensor, pattern: sps.Pattern, w: Tensor) -> Tensor:
+    Z = torch.linalg.inv(oracle.dense(v.double(), pattern))
+    return -(Z @ oracle.dense(w.double(), pattern) @ Z).T[pattern.rows(), pattern.col]
+
+
+def fits(v: Tensor, pattern: sps.Pattern, w: Tensor, rtol: float = 1e-9) -> None:
+    expected = dense_slope(v, pattern, w)
+    torch.testing.assert_close(
+        slope(v, pattern, w).double(), expected, rtol=rtol, atol=rtol * float(expected.abs().max())
+    )
+
+
+@pytest.fixture
+def unsolved(monkeypatch: pytest.MonkeyPatch, fresh: Any) -> None:
+    monkeypatch.setattr(ops, "_solved_between", lambda *_: pytest.fail("the complex step was not believed"))
+
+
+def large(kind: str, dtype: torch.dtype = F64) -> tuple[Tensor, sps.Pattern]:
+    """144 unknowns; entries in an order of their own, and twice, for `duplicates`."""
+    A = sp.csr_matrix(grid(12, 12) + sp.eye(144))
+    if kind == "permuted":
+        A = A[np.random.default_rng(0).permutation(144)]
+    values, pattern = made(A, dtype)
+    if kind in ("general", "duplicates"):
+        values = values * (1 + 0.1 * torch.sin(torch.arange(len(values))))
+    if kind == "duplicates":
+        rows, columns = (torch.cat([i, i]) for i in (pattern.rows(), pattern.col))
+        pattern, order = sps.Pattern.from_coo(rows, columns, pattern.shape)
+        values = torch.cat([0.3 * values, 0.7 * values])[order]
+    return values, pattern
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["symmetric", "general", "permuted", "duplicates"])
+def test_complex_step(kind: str, dtype: torch.dtype, unsolved: None) -> None:
+    v, pattern = large(kind, dtype)
+    w = torch.randn_like(v)
+    fits(v, pattern, w, 1e-9 if dtype == F64 else 1e-4)
+    assert not slope(v, pattern, 0 * w).any()
+
+
+def test_complex_step_along_the_antisymmetric_part(unsolved: None) -> None:
+    """`A + iεW` is Hermitian then."""
+    v, pattern = large("symmetric")
+    w = torch.sign(pattern.rows() - pattern.col).double()
+    fits(v, pattern, w)
+
+
+@pytest.mark.parametrize("size", [1e-250, 1e-20, 1e20, 1e250])
+def test_complex_step_of_any_scale(size: float, unsolved: None) -> None:
+    v, pattern = large("general")
+    w = torch.randn_like(v)
+    torch.testing.assert_close(slope(v, pattern, size * w) / size, dense_slope(v, pattern, w))
+    d = torch.logspace(0, 12, 144, dtype=F64)[torch.randperm(144)]
+    scale = d[pattern.rows()] / d.flip(0)[pattern.col]
+    torch.testing.assert_close(slope(scale * v, pattern, scale * w) * scale, dense_slope(v, pattern, w))
+
+
+def test_complex_steps_of_a_batch(unsolved: None) -> None:
+    v, pattern = large("general")
+    many, along = torch.stack([v, 2 * v]), torch.randn(2, 3, len(v), dtype=F64)
+    found = vmap(lambda v, ws: vmap(lambda w: slope(v, pattern, w))(ws))(many, along)
+    expected = torch.stack(
+        [torch.stack([dense_slope(v, pattern, w) for w in ws]) for v, ws in zip(many, along, strict=True)]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_hessian_takes_one_factorization_for_each_direction(unsolved: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    v, pattern = large("symmetric")
+    made_here, Factor = [], inverse_derivative.Factor
+    monkeypatch.setattr(inverse_derivative, "Factor", lambda *a: made_here.append(1) or Factor(*a))
+    other = 2 * v * (pattern.rows() == pattern.col)
+    f = lambda t: log_abs(v * t[0].exp() + other * t[1], pattern)  # noqa: E731
+    t = torch.tensor([0.3, 0.2], dtype=F64)
+    D, E = oracle.dense(v, pattern), oracle.dense(other, pattern)
+    found, calls = hessian(f)(t), len(made_here)
+    torch.testing.assert_close(found, hessian(lambda t: torch.logdet(D * t[0].exp() + E * t[1]))(t))
+    assert calls == 2
+    assert sps.memo_info().factorizations == 1
+
+
+@pytest.mark.parametrize("wrong", ["fronts", "factor", "complex"])
+def test_solved_for_where_the_complex_step_fails(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = inverse_derivative.Factor.inverse
+    if wrong == "fronts":
+
+        def turned(self: Any) -> Any:
+            Z = right(self)
+            return Z * (1 + 1e-6j) if np.iscomplexobj(Z) else Z
+
+        monkeypatch.setattr(inverse_derivative.Factor, "inverse", turned)
+    if wrong == "factor":
+
+        def fails(*_: Any) -> Any:
+            raise sps.SingularMatrixError("not this one")
+
+        monkeypatch.setattr(inverse_derivative, "Factor", fails)
+    v, pattern = large("general")
+    w = torch.randn_like(v)
+    if wrong != "complex":
+        fits(v, pattern, w)
+        return
+    v, w = v * (1 + 0.1j), w * (1 - 0.2j)
+    Z, W = torch.linalg.inv(oracle.dense(v, pattern)), oracle.dense(w, pattern)
+    found = torch.ops.sparsolve.inverse_derivative(v, w, pattern.crow, pattern.col, sps.LU().key)
+    torch.testing.assert_close(found, -(Z @ W @ Z).mH[pattern.rows(), pattern.col])
 
 
 # ---- what is refused

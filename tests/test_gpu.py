@@ -224,6 +224,11 @@ def test_determinant(name, dtype, device):
     (g,) = torch.autograd.grad(logabsdet.sum(), v)
     G = torch.linalg.inv(D).mH[pattern.rows().cpu(), pattern.col.cpu()]
     torch.testing.assert_close(g.cpu().to(wide), torch.stack([G, G / 2]), rtol=rtol, atol=rtol * float(G.abs().max()))
+    w = torch.randn_like(values)
+    W = oracle.dense(w.cpu().to(wide), pattern.to("cpu"))
+    D = -(torch.linalg.inv(D) @ W @ torch.linalg.inv(D)).mH[pattern.rows().cpu(), pattern.col.cpu()]
+    found = torch.ops.sparsolve.inverse_derivative(values, w, pattern.crow, pattern.col, sps.LU().key)
+    torch.testing.assert_close(found.cpu().to(wide), D, rtol=10 * rtol, atol=10 * rtol * float(D.abs().max()))
 
 
 @each_device

@@ -22,8 +22,16 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, array_key, batch, calculus, log_determinant, registration
-from sparsolve.backends import backward_error, determinant, direct, host, structure, together
+from sparsolve import arithmetic, array_key, batch, calculus, log_determinant, ops, registration
+from sparsolve.backends import (
+    backward_error,
+    determinant,
+    direct,
+    host,
+    readable,
+    structure,
+    together,
+)
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
@@ -396,6 +404,24 @@ def log_determinant_of(real: bool) -> None:
         _close(vjp(grad(f), at)[1](along), vjp(gradient, at)[1](along))
 
 
+def inverse_derivative_of(real: bool) -> None:
+    """First and second derivatives of the gradient of `slogdet`, as they are of large matrices."""
+    with mock.patch.object(ops, "COLUMNS", 3):
+        v, w = (f(torch.float64 if real else torch.complex128) for f in (_values, lambda d: _random(4, d, NNZ)))
+        P = _pattern()
+
+        def gradient(v: Tensor) -> Tensor:
+            return torch.linalg.inv(oracle.dense(v, P)).mH[P.rows(), P.col]
+
+        def along(g: Any) -> Any:
+            return lambda v: jvp(g, (v,), (w,))[1]
+
+        own = grad(lambda v: sps.slogdet(sps.SparseMatrix(v, P)).logabsdet)
+        _close(along(own)(v), along(gradient)(v))
+        _close(along(along(own))(v), along(along(gradient))(v))
+        _close(vjp(along(own), v)[1](w.flip(0)), vjp(along(gradient), v)[1](w.flip(0)))
+
+
 INSTRUMENTS: dict[str, Callable[[], None]] = (
     {
         f"{probe.__name__} {name}": partial(compare, probe, dtype)
@@ -404,6 +430,7 @@ INSTRUMENTS: dict[str, Callable[[], None]] = (
     }
     | {f.__name__: f for f in (adjoint_identity, layouts, counts, wrong_hits, lazy_bits, report, refusal, wrong_factor)}
     | {f"log_determinant {name}": partial(log_determinant_of, name == "real") for name in ("real", "complex")}
+    | {f"inverse_derivative {name}": partial(inverse_derivative_of, name == "real") for name in ("real", "complex")}
 )
 
 
@@ -436,8 +463,8 @@ MISTAKES = [
         "sample(crow, col, u, v) if",
         "reverse real, second real",
     ),
-    Mistake("tangent without Ȧ", calculus._solve_jvp, "_sum(d_b, change)", "_sum(d_b)", "forward real"),
-    Mistake("tangent without ḃ", calculus._solve_jvp, "_sum(d_b, change)", "_sum(change)", "forward real"),
+    Mistake("tangent without Ȧ", calculus._solve_jvp, "summed(d_b, change)", "summed(d_b)", "forward real"),
+    Mistake("tangent without ḃ", calculus._solve_jvp, "summed(d_b, change)", "summed(change)", "forward real"),
     Mistake("Ȧ x with the wrong sign", calculus._solve_jvp, "-matmul(", "matmul(", "forward real, second real"),
     Mistake(
         "Ȧ x where Ȧᴴ x is due",
@@ -446,7 +473,7 @@ MISTAKES = [
         "x.shape[-2], False)",
         "forward real, jacobian real",
     ),
-    Mistake("only the last term of a tangent", calculus._sum, "total = total + t", "total = t", "forward real"),
+    Mistake("only the last term of a tangent", calculus.summed, "total = total + t", "total = t", "forward real"),
     # derivatives of matmul and sample
     Mistake(
         "x̄ of a product with A in place of its adjoint",
@@ -461,8 +488,8 @@ MISTAKES = [
     Mistake(
         "product's tangent without Ȧ",
         calculus._matmul_jvp,
-        "_sum(by_values, by_x)",
-        "_sum(by_x)",
+        "summed(by_values, by_x)",
+        "summed(by_x)",
         "forward real",
     ),
     Mistake(
@@ -472,7 +499,7 @@ MISTAKES = [
         "u, v.shape[-2], False)",
         "second real",
     ),
-    Mistake("sample's tangent without v̇", calculus._sample_jvp, "_sum(by_u, by_v)", "_sum(by_u)", "second real"),
+    Mistake("sample's tangent without v̇", calculus._sample_jvp, "summed(by_u, by_v)", "summed(by_u)", "second real"),
     Mistake(
         "sample's tangent with u and v̇ swapped",
         calculus._sample_jvp,
@@ -638,35 +665,49 @@ MISTAKES = [
     ),
     Mistake(
         "A⁻ᴴ Wᴴ A⁻ᴴ without the adjoint of W",
-        log_determinant._between,
-        "unit, n, False)",
-        "unit, n, True)",
+        log_determinant._derivative,
+        "solver, False)",
+        "solver, True)",
         "log_determinant real",
     ),
     Mistake(
-        "tangent of the inverse without its minus sign",
-        log_determinant._entries_jvp,
-        "-_between",
-        "_between",
-        "log_determinant real",
+        "derivative of the inverse without its minus sign",
+        log_determinant._derivative,
+        "total - sample",
+        "total + sample",
+        "log_determinant real, log_determinant complex",
     ),
     Mistake(
-        "adjoint of the inverse without its minus sign",
-        log_determinant._entries_backward,
-        "-_between",
-        "_between",
-        "log_determinant real",
+        "derivative of the inverse, solved for, without its minus sign",
+        ops._solved_between,
+        "total = total + on",
+        "total = total - on",
+        "inverse_derivative complex",
+    ),
+    Mistake(
+        "derivative of the inverse's derivative by one half of it",
+        log_determinant._second,
+        "((w, c), (c, w))",
+        "((w, c),)",
+        "inverse_derivative real, inverse_derivative complex",
+    ),
+    Mistake(
+        "derivative of the inverse's derivative without its adjoint",
+        log_determinant._second,
+        "col, solver, True)",
+        "col, solver, False)",
+        "inverse_derivative real, inverse_derivative complex",
     ),
     Mistake(
         "sign of the permutations lost",
-        determinant._Factor.determinant,
+        readable.Factor.determinant,
         "if not np.array_equal(*self._orders)",
         "if False",
         "log_determinant real, log_determinant complex",
     ),
     Mistake(
         "signs of the pivots lost",
-        determinant._Factor.determinant,
+        readable.Factor.determinant,
         "int(np.count_nonzero(pivots < 0))",
         "0",
         "log_determinant real",

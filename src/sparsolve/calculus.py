@@ -31,7 +31,7 @@ from .errors import PatternError, sentence
 from .registration import attach
 from .solvers import cotangent, tangent
 
-__all__ = ["constant_pattern", "lead", "matmul", "sample", "solve"]
+__all__ = ["constant_pattern", "lead", "matmul", "sample", "solve", "summed"]
 
 Tangents = Sequence[Tensor | None]
 Dims = Sequence[int | None]
@@ -66,7 +66,7 @@ def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Te
     return sample(crow, col, v, u) if adjoint else sample(crow, col, u, v)
 
 
-def _sum(*terms: Tensor | None) -> Tensor:
+def summed(*terms: Tensor | None) -> Tensor:
     """The terms that there are, one at least, added up."""
     total, *rest = [t for t in terms if t is not None]
     for t in rest:
@@ -90,7 +90,7 @@ def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
     values, crow, col, _, solver, adjoint, *_ = inputs
     d_values, d_b = tangents[0], tangents[3]
     change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
-    return solve(values, crow, col, _sum(d_b, change), tangent(solver), adjoint)[0]
+    return solve(values, crow, col, summed(d_b, change), tangent(solver), adjoint)[0]
 
 
 def _solve_vmap(
@@ -133,7 +133,7 @@ def _matmul_jvp(inputs: Sequence[Any], y: None, tangents: Tangents) -> Tensor:
     d_values, d_x = tangents[0], tangents[3]
     by_values = None if d_values is None else matmul(d_values, crow, col, x, columns, adjoint)
     by_x = None if d_x is None else matmul(values, crow, col, d_x, columns, adjoint)
-    return _sum(by_values, by_x)
+    return summed(by_values, by_x)
 
 
 def _matmul_vmap(
@@ -162,7 +162,7 @@ def _sample_jvp(inputs: Sequence[Any], s: None, tangents: Tangents) -> Tensor:
     d_u, d_v = tangents[2], tangents[3]
     by_u = None if d_u is None else sample(crow, col, d_u, v)
     by_v = None if d_v is None else sample(crow, col, u, d_v)
-    return _sum(by_u, by_v)
+    return summed(by_u, by_v)
 
 
 def _sample_vmap(info: Any, dims: Dims, crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Any:

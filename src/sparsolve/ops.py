@@ -25,7 +25,9 @@ from .retention import Source
 from .solvers import asked
 from .threads import each
 
-__all__ = ["bodies", "on_its_device"]
+__all__ = ["COLUMNS", "bodies", "on_its_device"]
+
+COLUMNS = 128  # of the identity at a time, where the entries of an inverse are solved for
 
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
@@ -126,6 +128,41 @@ def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> T
     return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
 
 
+@_opaque("inverse_derivative")
+def inverse_derivative(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
+    """`−(A⁻ᴴ Wᴴ A⁻ᴴ)` at A's entries, for W with the entries w: values, w and out `(*batch, nnz)`."""
+    device, n = values.device.type, crow.shape[0] - 1
+    on, (record, _, _) = device_module(device), asked(solver)
+    structure = on.structure_of(crow, col, (n, n))
+    vs, ws = _flat(on.array(values), 1), _flat(on.array(w), 1)
+    out = on.empty(vs.shape, vs)
+    for i, found in enumerate(solver_module("slogdet", device).derivatives(structure, vs, ws, record)):
+        if found is None:
+            source = _source(values)
+            source = Source(source.memory, source.place + i)
+            found = -_solved_between(device, structure, vs[i : i + 1], ws[i], solver, source)
+        out[i] = namespace(vs).asarray(found)
+    return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
+
+
+def _solved_between(device: str, structure: Any, v: Any, w: Any, solver: str, source: Source) -> Any:
+    """`(A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, `Σ_k (A⁻ᴴ e_k) (A⁻¹ W e_k)ᴴ`, some columns of the identity at a time."""
+    on, n, xp = device_module(device), structure.shape[0], namespace(v)
+    W, total = on.matrix(structure, w), 0
+
+    def solved(b: Any, adjoint: bool) -> Any:
+        batch = Batch(device, structure, v, b[None], None, solver, source, adjoint=adjoint, report=False)
+        batch.solve(distinct=False)
+        return batch.x
+
+    for start in range(0, n, COLUMNS):
+        places = xp.arange(min(COLUMNS, n - start))
+        unit = xp.zeros((n, len(places)), dtype=v.dtype)
+        unit[start + places, places] = 1
+        total = total + on.sampled(structure, solved(unit, True), solved(on.multiply(W, unit, adjoint=False), False))[0]
+    return total
+
+
 def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, list[Any]]:
     """The device's module, the values as arrays, and the determinant of each matrix, found once for the value and its gradients."""
     device, n = values.device.type, crow.shape[0] - 1
@@ -189,6 +226,11 @@ def _(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tensor, T
 
 @inverse_entries.register_fake  # type: ignore[untyped-decorator]
 def _(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
+    return values.new_empty(values.shape)
+
+
+@inverse_derivative.register_fake  # type: ignore[untyped-decorator]
+def _(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     return values.new_empty(values.shape)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..solvers import LU, Cholesky
-from . import Remembered
+from . import Remembered, inverse_derivative
 from .cupy_device import Structure
 from .determinant import Determinant
 
-__all__ = ["factorize"]
+__all__ = ["derivatives", "factorize"]
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> Determinant:
@@ -21,3 +21,8 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remember
         return found
 
     return remembered(make)  # type: ignore[no-any-return]
+
+
+def derivatives(structure: Structure, values: Any, directions: Any, solver: LU | Cholesky) -> list[Any]:
+    """As on the host, where all of it is done."""
+    return inverse_derivative.derivatives(structure.host, values.get(), directions.get(), solver)
