@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+import sparsolve as sps
 from sparsolve.backends.decomposition import DecompositionError, NotPositive
 from sparsolve.backends.host import Structure
 from systems import DTYPES, SINGULAR, SYSTEMS, poisson
@@ -378,6 +379,23 @@ def test_a_singular_matrix_is_a_sentence_or_shows(name: str, singular: str, kind
     b = right(A, (A.shape[0],))
     x = factor.solve(b, "N")
     assert getattr(factor, "perturbed", 0) or error(A, x, b) > 1e-6 or np.abs(x).max() > 1e8
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_singular_matrix_leaves_nothing_to_the_next(name: str, fresh: Any) -> None:
+    """Its scaling and matching would be those of all later matrices on its pattern."""
+    module(name)
+    n, rng = 120, np.random.default_rng(0)
+    i, zeros = torch.arange(n), torch.zeros(n - 1, dtype=torch.long)
+    pattern, order = sps.Pattern.from_coo(torch.cat([i, zeros, i[1:]]), torch.cat([i, i[1:], zeros]), (n, n))
+
+    def status(diagonal: float) -> int:
+        values = torch.tensor(rng.standard_normal(3 * n - 2))
+        values[:n] = diagonal + values[:n] if diagonal else 0
+        A, b = sps.SparseMatrix(values[order], pattern), torch.ones(n, dtype=torch.float64)
+        return int(sps.solve_with_info(A, b, sps.LU(backend=name)).info.status)
+
+    assert [status(d) == sps.Status.CONVERGED for d in (0.0, 10.0, 0.0, 10.0)] == [False, True, False, True]
 
 
 @each_module

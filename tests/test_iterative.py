@@ -472,6 +472,8 @@ def test_a_cause_is_named_where_it_is_one() -> None:
     assert "A or the preconditioner M is not positive" in said(indefinite, b, sps.CG(preconditioner=sps.Jacobi()))
     for method in (sps.CG, sps.MINRES):
         assert "preconditioner M is not positive definite" in said(definite, b, method(preconditioner=lambda r: -r))
+    factored = sps.Factored(sps.SparseMatrix(-definite.values, definite.pattern))  # which refuses what is not finite
+    assert "preconditioner M is not positive definite" in said(definite, b, sps.MINRES(preconditioner=factored))
     values, pattern = path(12, ends=1.0)
     singular = sps.SparseMatrix(values, pattern)
     assert "MINRES stopped" in (message := said(singular, torch.linspace(1, 2, 12).double(), sps.MINRES()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import sys
@@ -14,6 +15,7 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
 
+from sparsolve import GMRES, Pattern, SparseMatrix, solve
 from sparsolve.backends import host
 from sparsolve.backends.preconditioners import Preconditioner, build
 from sparsolve.errors import BackendUnavailableError, SingularMatrixError, SolveError
@@ -251,6 +253,23 @@ def test_nothing_to_do(record: PreconditionerRecord, n: int, k: int) -> None:
 
 
 # ---- what is refused
+
+
+def test_amg_of_a_matrix_whose_coarse_form_overflows() -> None:
+    """pyamg inverts it in its first cycle."""
+    A = torch.eye(40) - torch.tril(torch.ones(40, 40), -1)
+    A[:, -1] = 1
+    with pytest.raises(SolveError, match="AMG could not coarsen A"):
+        solve(SparseMatrix.from_torch(A.to_sparse_csr()), torch.ones(40), GMRES(preconditioner=AMG()))
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-300, 1e300])
+@pytest.mark.parametrize("record", [None, Jacobi(), ILU()], ids=str)
+def test_numbers_at_the_ends_warn_of_nothing(record: PreconditionerRecord | None, size: float) -> None:
+    values, pattern = torch.tensor([size, 1.0], dtype=torch.float64), Pattern(torch.arange(3), torch.arange(2), (2, 2))
+    with contextlib.suppress(SolveError):
+        x0 = torch.full((2,), 1e300, dtype=torch.float64)
+        solve(SparseMatrix(values, pattern), torch.ones(2, dtype=torch.float64), GMRES(preconditioner=record), x0=x0)
 
 
 @pytest.mark.parametrize("record", [Jacobi(), SymmetricGaussSeidel(), AMG()], ids=lambda r: r.key)

@@ -103,17 +103,19 @@ def minres(s: Columns) -> None:
     qr: Any = (-1 + zero, zero, zero, zero)
     while s.k:
         z = y.copy("K")
-        z /= beta
+        z /= xp.where(beta > 0, beta, 1)  # 0 where M is not positive definite; M may not be given what is not finite
         q = s.multiply(z)
         s.subtract(q, s.where(past_beta > 0, beta / past_beta), past_v)
         alpha = s.dot(z, q).real
-        s.subtract(q, alpha / beta, v)
+        s.subtract(q, s.where(beta > 0, alpha / beta), v)
         past_v, v, past_beta = v, q, beta
         y, beta = _lanczos_length(s, v)
         above = past_beta if s.step else zero  # the first beta is ‖r‖, not an entry of the tridiagonal matrix
         most = xp.maximum(most, xp.hypot(alpha, xp.hypot(beta, above)))  # of the order of ‖A‖
         qr, column, rest = _next_rotation(xp, qr, alpha, beta)
-        fit = (column[2] > s.eps * most) & (rest > s.eps * most)  # rest is ‖A r‖ / ‖r‖ before this step
+        fit = (
+            (past_beta > 0) & (column[2] > s.eps * most) & (rest > s.eps * most)
+        )  # rest is ‖A r‖ / ‖r‖ before this step
         c, sine = qr[:2]
         past_w, w = w, _direction(s, z, w, past_w, *column)
         s.add(x, s.where(fit, c * phi), w)

@@ -153,7 +153,7 @@ class AMG(PreconditionerRecord):
     """Algebraic multigrid: `M⁻¹` is one V-cycle, with a symmetric Gauss-Seidel sweep before and after each coarse correction.
 
     One level does `I − M⁻¹A = (I − S A)(I − P (R A P)⁻¹ R A)(I − S A)` with `S = (D + U)⁻¹ D (D + L)⁻¹`, the inverse in the
-    middle being the next level. For `CG` on elliptic problems (diffusion, elasticity): iterations that hardly grow with `n`.
+    middle being the next level. For `CG` on diffusion and its like, one unknown a point: iterations that hardly grow with `n`. (On elasticity they grow with `√n`.)
     Not for waves (Helmholtz). Needs pyamg: `pip install 'sparsolve[amg]'`.
 
     Args:

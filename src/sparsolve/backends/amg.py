@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,7 @@ class VCycle:
     """
 
     def __init__(self, record: AMG, A: Any) -> None:
-        self._pyamg = _pyamg()
+        self._pyamg, self._n = _pyamg(), A.shape[0]
         if record.method == "ruge_stuben" and np.iscomplexobj(A.data):
             raise TypeError(
                 sentence(
@@ -34,9 +35,9 @@ class VCycle:
             )
         rows = A.tocsr()
         self._hermitian = is_hermitian(rows)
-        hierarchy = self._hierarchy(record.method, rows)
+        hierarchy = self._made(lambda: self._hierarchy(record.method, rows))
         self._levels = hierarchy.levels
-        self._cycles = {False: hierarchy.aspreconditioner(cycle="V")}
+        self._cycles = {False: self._made(lambda: _cycle(hierarchy))}
         held = [M for level in self._levels for M in (level.A, getattr(level, "P", None), getattr(level, "R", None))]
         once = sum(M.data.nbytes + M.indices.nbytes + M.indptr.nbytes for M in held if M is not None)
         self.nbytes = int(once) * (1 if self._hermitian else 2)
@@ -44,7 +45,7 @@ class VCycle:
     def apply(self, r: Any, *, adjoint: bool) -> Any:
         adjoint = adjoint and not self._hermitian
         if adjoint and True not in self._cycles:
-            self._cycles[True] = self._adjoint().aspreconditioner(cycle="V")
+            self._cycles[True] = self._made(lambda: _cycle(self._adjoint()))
         cycle, x = self._cycles[adjoint], np.empty_like(r)
         for j in range(r.shape[1]):
             x[:, j] = cycle.matvec(np.ascontiguousarray(r[:, j]))
@@ -52,20 +53,24 @@ class VCycle:
 
     def _hierarchy(self, method: str, A: Any) -> Any:
         """Local weights, for pyamg's other ones come from random vectors: `M⁻¹` must be the same every time."""
+        if method == "ruge_stuben":
+            return self._pyamg.ruge_stuben_solver(A)
+        symmetry = "hermitian" if self._hermitian else "nonsymmetric"
+        smooth = ("jacobi", {"omega": 4 / 3, "weighting": "local"})
+        return self._pyamg.smoothed_aggregation_solver(A, symmetry=symmetry, smooth=smooth)
+
+    def _made(self, make: Callable[[], Any]) -> Any:
+        """What pyamg makes of A, or a `SolveError`."""
         try:
             with np.errstate(all="ignore"):
-                if method == "ruge_stuben":
-                    return self._pyamg.ruge_stuben_solver(A)
-                symmetry = "hermitian" if self._hermitian else "nonsymmetric"
-                smooth = ("jacobi", {"omega": 4 / 3, "weighting": "local"})
-                return self._pyamg.smoothed_aggregation_solver(A, symmetry=symmetry, smooth=smooth)
+                return make()
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             raise SolveError(
                 sentence(
                     f"AMG could not coarsen A: {error}.",
                     "It is made for elliptic problems; other matrices may have no coarse form.",
                     "Use ILU() with GMRES, or LU().",
-                    n=A.shape[0],
+                    n=self._n,
                 )
             ) from error
 
@@ -80,6 +85,14 @@ class VCycle:
         sweep = ("gauss_seidel", {"sweep": "symmetric"})
         self._pyamg.relaxation.smoothing.change_smoothers(hierarchy, sweep, sweep)
         return hierarchy
+
+
+def _cycle(hierarchy: Any) -> Any:
+    """A V-cycle, run once, since its first run makes the coarsest inverse."""
+    cycle = hierarchy.aspreconditioner(cycle="V")
+    A = hierarchy.levels[0].A
+    cycle.matvec(np.zeros(A.shape[0], dtype=A.dtype))
+    return cycle
 
 
 def _pyamg() -> Any:

@@ -54,8 +54,8 @@ class DeviceMatrix(Matrix):
 def decompose(A: Any, structure: Structure, kind: Kind) -> CudssDecomposition:
     """Factorize a canonical CuPy CSR matrix, with the analysis of its pattern that an earlier one left, if that is still in use.
 
-    The matching of a general matrix comes from the values that were analysed. If it fails these values (more replaced pivots
-    than the first had), the analysis is made anew.
+    The matching of a general matrix comes from the values that were analysed. If it fails these values (pivots are replaced), the
+    analysis is made anew.
 
     Args:
         A: `(n, n)`, float32, float64, complex64 or complex128, int32 indices.
@@ -69,12 +69,16 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> CudssDecomposition:
     key = (__name__, kind, A.data.dtype.char)
     known = structure.found[key]() if key in structure.found else None
     if known is not None and known.usable:
-        again = served(lambda: CudssDecomposition(known, A, kind), kind, known.perturbed)
+        again = served(lambda: CudssDecomposition(known, A, kind), kind)
         if again is not None:
             return again
     handle = Handle(A, kind)
-    structure.found[key] = weakref.ref(handle)  # its memory is the factors', and goes with the last of them
-    return CudssDecomposition(handle, A, kind)
+    found = CudssDecomposition(handle, A, kind)
+    if found.perturbed:  # of a singular matrix, perhaps, whose matching would spoil the factors of all later ones
+        structure.found.pop(key, None)
+    else:
+        structure.found[key] = weakref.ref(handle)  # its memory is the factors', and goes with the last of them
+    return found
 
 
 class CudssDecomposition:

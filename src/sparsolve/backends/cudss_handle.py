@@ -42,7 +42,6 @@ class Handle:
 
     Attributes:
         data: the values whose factor is held, by identity; None if there is none.
-        perturbed: pivots replaced in the first factorization.
         usable: whether no factorization has failed: cuDSS keeps the error.
         lock: to be held from the look at `data` to the end of the call.
         nbytes: on the device.
@@ -51,7 +50,7 @@ class Handle:
     def __init__(self, A: Any, kind: Kind) -> None:
         self._n, self._kind, self._dtype = A.shape[0], kind, A.data.dtype
         self._indices, self._values, self.data = (A.indptr, A.indices), A.data, None
-        self.lock, self.perturbed, self.usable = threading.Lock(), 0, True
+        self.lock, self.usable = threading.Lock(), True
         self._objects = objects = _Objects(now().device.index or 0)
         weakref.finalize(self, objects.destroy).atexit = False  # at exit CUDA may be gone before
         objects.make("handle", "cudssCreate")
@@ -92,7 +91,7 @@ class Handle:
             raise failure
         if info:
             raise DecompositionError(sentence("cuDSS could not factorize this matrix.", info=info))
-        self.perturbed, self.data, self.usable = self.perturbed if again else replaced, data, True
+        self.data, self.usable = data, True
         return int(replaced)
 
     def solve(self, b: Any, mode: int) -> Any:

@@ -25,10 +25,10 @@ class NotPositive(DecompositionError):  # noqa: N818 - the fact, not the failure
     """A matrix that was to be Hermitian positive definite has a pivot that is not positive."""
 
 
-def served(decompose: Callable[[], T], kind: Kind, perturbed: int) -> T | None:
+def served(decompose: Callable[[], T], kind: Kind) -> T | None:
     """The decomposition on an analysis that an earlier one left; None where that does not serve these values, and a new one may.
 
-    It does not if more pivots are replaced than in the first, or where it fails, except for NotPositive: nothing there depends on values.
+    It does not if pivots are replaced, or where it fails, except for NotPositive: nothing there depends on values.
     """
     try:
         found = decompose()
@@ -36,4 +36,4 @@ def served(decompose: Callable[[], T], kind: Kind, perturbed: int) -> T | None:
         if kind == "positive":
             raise
         return None
-    return found if found.perturbed <= perturbed else None
+    return None if found.perturbed else found

@@ -103,8 +103,9 @@ def moderate(values: Any) -> tuple[Any, float]:
     if not largest or float(limits.tiny) ** 0.25 < largest < float(limits.max) ** 0.25:
         return values, 1.0
     scale = math.ldexp(0.5, math.frexp(largest)[1])
-    scaled = values / scale
-    return (scaled, scale) if bool((scaled * scale == values).all()) else (values, 1.0)
+    with np.errstate(all="ignore"):
+        scaled = values / scale
+        return (scaled, scale) if bool((scaled * scale == values).all()) else (values, 1.0)
 
 
 class IterativeFactor:
@@ -123,6 +124,9 @@ class IterativeFactor:
             raise error
         solver, M, A, scale = self._solver, self._apply(adjoint), self._A[adjoint], self._scale
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
+        if x0 is not None and scale != 1:
+            with np.errstate(all="ignore"):
+                x0 = x0 * scale
         found = iterate(
             type(solver).__name__.lower(),
             A,
@@ -131,7 +135,7 @@ class IterativeFactor:
             atol=solver.atol,
             maxiter=maxiter,
             M=M,
-            x0=x0 if x0 is None or scale == 1 else x0 * scale,
+            x0=x0,
             restart=solver.restart if isinstance(solver, GMRES) else None,
             callback=solver.callback,
             together=isinstance(solver.preconditioner, _BLOCKED),

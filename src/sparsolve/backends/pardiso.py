@@ -40,7 +40,7 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
     """Factorize a canonical CSC matrix, with the analysis of its pattern that an earlier one left.
 
     Scaling and matching belong to the analysis, and come from the values it was made with. If they fail these values
-    (more perturbed pivots than the first had), the analysis is made anew.
+    (pivots are perturbed), the analysis is made anew.
 
     Args:
         A: `(n, n)`, float32, float64, complex64 or complex128.
@@ -56,14 +56,18 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> PardisoDecomposition:
     key = (__name__, kind, A.dtype.char, dominant)
     known = structure.found.get(key)
     if known is not None and known.process == os.getpid():
-        again = served(lambda: PardisoDecomposition(known, A), kind, known.perturbed)
+        again = served(lambda: PardisoDecomposition(known, A), kind)
         if again is not None:
             return again
     ways: list[tuple[Kind, bool]] = [(kind, dominant)]
     # pivots of `L D Lᵀ` are sought in one supernode only, and small ones replaced where rows are not scaled: LU with scaling finds some
     if dominant or kind == "symmetric":
         ways.append(("general", False))
-    structure.found[key], found = _best(A, ways)
+    made, found = _best(A, ways)
+    if found.perturbed:  # of a singular matrix, perhaps, whose scaling would spoil the factors of all later ones
+        structure.found.pop(key, None)
+    else:
+        structure.found[key] = made
     return found
 
 
@@ -75,7 +79,6 @@ def _best(A: Any, ways: list[tuple[Kind, bool]]) -> tuple[Analysis, PardisoDecom
                 stack.enter_context(contextlib.suppress(DecompositionError))
             made = Analysis(A, *way)
             found = PardisoDecomposition(made, A)
-            made.perturbed = found.perturbed
             if not found.perturbed or way == ways[-1]:
                 return made, found
     raise AssertionError("the last way returns or raises")
@@ -86,7 +89,8 @@ def _dominant(A: Any, structure: Structure) -> bool:
     size = np.abs(A.data)
     if len(structure.diagonal) < A.shape[0] or structure.empty:
         return False
-    return bool(np.all(2.0000001 * size[structure.diagonal] >= np.add.reduceat(size, A.indptr[:-1])))
+    with np.errstate(all="ignore"):  # sums that overflow are dominated by nothing
+        return bool(np.all(2.0000001 * size[structure.diagonal] >= np.add.reduceat(size, A.indptr[:-1])))
 
 
 class Analysis:
@@ -96,11 +100,10 @@ class Analysis:
         kind: of the matrices.
         form: `(indptr, indices)` of the CSR matrix that PARDISO sees.
         process: the one that may use it; a forked child may not.
-        perturbed: pivots replaced in the first values' factorization.
     """
 
     def __init__(self, A: Any, kind: Kind, dominant: bool) -> None:
-        self.kind, self.process, self.perturbed = kind, os.getpid(), 0
+        self.kind, self.process = kind, os.getpid()
         self.mtype = _TYPES[kind][A.dtype.kind == "c"]
         self.settings = _settings(kind, dominant, A.dtype.char in "fF")
         self.form, self._places = (A.indptr, A.indices), None

@@ -51,7 +51,8 @@ class _Jacobi:
     """`M⁻¹ = D⁻¹`."""
 
     def __init__(self, record: Jacobi, structure: Structure, A: Any) -> None:
-        self.inverse = 1 / _diagonal("Jacobi", structure, A)[:, None]
+        with np.errstate(all="ignore"):
+            self.inverse = 1 / _diagonal("Jacobi", structure, A)[:, None]
         self.nbytes = int(self.inverse.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
