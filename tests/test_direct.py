@@ -1021,3 +1021,102 @@ def test_superlu_never_sees_a_triangle_with_a_zero_on_its_diagonal(dtype, fresh,
         sps.solve(sps.SparseMatrix(values, pattern), torch.ones(30, dtype=dtype), sps.LU(backend="entries"))
     with pytest.raises(sps.SolveError):
         sps.solve(sps.SparseMatrix(values * torch.inf, pattern), torch.ones(30, dtype=dtype), sps.LU(backend="entries"))
+
+
+# ---- sizes far apart, and numbers near the smallest
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize(("dtype", "far"), [(torch.float32, 23), (torch.complex64, 23), (torch.float64, 160)], ids=str)
+def test_rows_so_far_apart_that_multipliers_underflow(dtype, far, adjoint):
+    inner = torch.tensor([[1, 2, 0], [2, 1, 1], [1, 1, 1]], dtype=torch.float64)
+    size = torch.tensor([10.0**far, 1.0, 10.0**-far], dtype=torch.float64)
+    values, pattern = oracle.pattern_of((size[:, None] * inner).to(dtype))
+    x = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
+    b, expected = (inner.T @ x, x / size) if adjoint else (size * (inner @ x), x)
+    found = sps.solve(sps.SparseMatrix(values, pattern), b.to(dtype), adjoint=adjoint)
+    assert ((found.to(torch.complex128) / expected - 1).abs() < 1e-5).all()
+    many = sps.SparseMatrix(torch.stack([values, values]), pattern)
+    again = sps.solve(many, b.to(dtype)[None, :, None], adjoint=adjoint)[1, :, 0]
+    assert ((again / found - 1).abs() < 1e-5).all()
+
+
+@pytest.mark.parametrize(("least", "size"), [(1.0, 1e-13), (1e-10, 1e-33), (1e-20, 1e-23), (1e-30, 1e-13)])
+def test_a_tiny_row_excuses_no_other(least, size):
+    """Well conditioned, with pivots that grow: the first solution wants refinement, whatever underflow may leave of the last row."""
+    n = 60
+    W = torch.eye(n) - torch.ones(n, n).tril(-1)
+    W[:, -1] = 1
+    values, pattern = oracle.pattern_of(torch.block_diag(W, torch.tensor([[least]])))
+    b = size * torch.randn(n + 1)
+    b[n] *= least
+    for rhs in (b, torch.stack([b, b], -1)):
+        assert (sps.solve_with_info(sps.SparseMatrix(values, pattern), rhs).info.residual < 1e-5).all()
+
+
+def test_right_hand_sides_whose_products_with_the_matrix_underflow():
+    values, pattern = oracle.pattern_of(torch.tensor([[0, 1, 1], [1e-25, 1e-25, 0], [1, 0, 3.0]]))
+    b = torch.tensor([[0.0, 0.0], [0.0, 0.0], [4e-20, 4.0]])
+    expected = torch.tensor([[1.0], [-1.0], [1.0]]) * torch.tensor([1e-20, 1.0])
+    A = sps.SparseMatrix(values, pattern)
+    assert ((sps.solve(A, b) / expected - 1).abs() < 1e-5).all()
+    assert ((sps.solve(A, b[:, 0]) / expected[:, 0] - 1).abs() < 1e-5).all()
+
+
+def test_what_underflows_in_a_small_system_is_no_failure():
+    """Rows and right-hand sides near the smallest number: without an allowance every seventh such system would be called singular."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        D = rng.standard_normal((3, 3)) * 10 ** rng.uniform(0, 6, (3, 1)) * 1e-300
+        b = torch.tensor(rng.standard_normal(3) * 1e-315)
+        values, pattern = oracle.pattern_of(torch.tensor(D))
+        assert sps.solve_with_info(sps.SparseMatrix(values, pattern), b).info.status == sps.Status.CONVERGED
+
+
+def test_badly_scaled_rows_and_columns_are_not_singular():
+    """Row sums alone do not show it: rows and columns have to be balanced together."""
+    rng, n = np.random.default_rng(0), 30
+    for _ in range(20):
+        B = sp.random(n, n, 0.1, random_state=rng).tolil()
+        B.setdiag(rng.choice([-1, 1], n) * rng.uniform(1, 2, n))
+        M = (
+            sp.diags(10 ** rng.uniform(-12, 12, n))
+            @ B.tocsr()[rng.permutation(n)]
+            @ sp.diags(10 ** rng.uniform(-12, 12, n))
+        )
+        values, pattern = made(M.tocoo(), torch.float64)
+        info = sps.solve_with_info(sps.SparseMatrix(values, pattern), torch.ones(n, dtype=torch.float64)).info
+        assert info.status == sps.Status.CONVERGED
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected"),
+    [
+        ([0.5, 0.5, 1e-20, 3e-20, 1.0], [-1e-20, 1.0]),  # 1e-20 is not the rounding of 3e-20, however small both are
+        ([1.0, 0.0, 1e-20, 1e-20 + 1e-35, 1.0], [-1e-20, 1.0]),
+    ],
+)
+def test_small_entries_that_differ_are_not_averaged(entries, expected):
+    row, col = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 0, 1])
+    A = sps.SparseMatrix.from_coo(torch.tensor(entries, dtype=torch.float64), row, col, (2, 2))
+    x = sps.solve(A, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(x, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_duplicates_that_cancel_leave_what_was_meant():
+    row, col = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 1, 0, 0, 1])
+    entries = torch.tensor([1e-12, 1e4, -1e4, 1e4, -1e4 + 2**-39, 1e-12], dtype=torch.float64)
+    A = sps.SparseMatrix.from_coo(entries, row, col, (2, 2))
+    b = torch.tensor([1e-12, 1e-12], dtype=torch.float64)
+    torch.testing.assert_close(sps.solve(A, b), torch.linalg.solve(A.to_dense(), b))
+    torch.testing.assert_close(sps.slogdet(A).logabsdet, torch.linalg.slogdet(A.to_dense()).logabsdet)
+
+
+def test_explain_looks_at_the_precision_of_the_factors():
+    for seed in range(12):
+        M = sp.random(400, 400, 0.015, random_state=seed) + sp.eye(400)
+        values, pattern = made(M.tocoo(), torch.float64)
+        A, solver = sps.SparseMatrix(values, pattern), sps.LU(factor_dtype=torch.float32)
+        sps.solve(A, torch.ones(400, dtype=torch.float64), solver)
+        info = sps.solve_with_info(A, torch.ones(400, dtype=torch.float64), solver).info
+        assert str(sps.Strategy(int(info.strategy)).name) in str(sps.explain(A, solver))

@@ -97,7 +97,7 @@ def _bits(a: Any) -> Any:
     if a.nbytes <= _WHOLE:
         a = a if isinstance(a, np.ndarray) else a.get()
         return a.tobytes()
-    wide = isinstance(a, np.ndarray) and a.nbytes % 8 == 0  # a device reads no number that its address does not divide
+    wide = isinstance(a, np.ndarray) and a.nbytes % 8 == 0  # a device reads a number only at a multiple of its size
     return a.reshape(-1).view("i8" if wide else f"i{min(a.itemsize, 8)}")
 
 

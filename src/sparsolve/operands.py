@@ -107,7 +107,7 @@ def require_dense(name: str, t: Tensor) -> None:
 
 
 def require_dtype(name: str, t: Tensor) -> None:
-    """Refuse a dtype that has no solver; name the smallest one that holds what this one holds."""
+    """Refuse a dtype that has no solver; name one that holds what this one holds."""
     if t.dtype not in DTYPES:
         real = torch.float32 if t.dtype.is_floating_point else torch.float64
         raise TypeError(

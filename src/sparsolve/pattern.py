@@ -151,6 +151,8 @@ class Pattern:
             return True
         if not isinstance(other, Pattern) or self.shape != other.shape or self.device != other.device:
             return False
+        if self.col.dtype != other.col.dtype:
+            return False
         read = have_numbers(self.crow, self.col, other.crow, other.col)
         return read and torch.equal(self.crow, other.crow) and torch.equal(self.col, other.col)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..krylov_columns import on_host
+from ..krylov_columns import on_host, power_of_two
 from .diagnosis import not_finite, overflow
 from .host import Product, Structure
 
@@ -25,23 +25,25 @@ class DistrustedError(Exception):
 
 
 class Limits(NamedTuple):
-    """Of a precision: unit roundoff, the smallest and the largest normal number, and what underflow may leave of a residual."""
+    """Of a precision: unit roundoff, the smallest and the largest normal number, what underflow may leave of a residual, and from where on down
+    a right-hand side is near to that."""
 
     eps: float
     tiny: float
     huge: float
     least: float
+    little: float
 
 
 LIMITS = {
-    c: Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal)))
+    c: Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal, f.tiny**0.25)))
     for c in "fdFD"
     for f in [np.finfo(c)]
 }
 
 
 class Norms(NamedTuple):
-    """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of a residual over it."""
+    """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of its residual, over it."""
 
     rows: Any
     underflow: Any
@@ -106,6 +108,14 @@ class BackwardError:
         self._known.setdefault(True, self._bounded(columns))
         return columns, sizes(1.0 / columns, False)
 
+    def scale(self, b: Any) -> Any:
+        """A power of two, for each column, that brings b near to one where its products with A could underflow; None where it is well."""
+        size = np.maximum.reduce(np.abs(b), axis=0)
+        small = size < self.limits.little
+        if not small.any():
+            return None
+        return np.where(small, power_of_two(size), 1).astype(size.dtype)
+
     def _small(self, residual: Any, x: Any, norms: Norms) -> bool:
         """Whether the residual is small enough in each column.
 
@@ -114,10 +124,13 @@ class BackwardError:
         size = abs(residual)
         if x.ndim == 1:  # on the host: numbers, which NumPy would compare as arrays
             size /= norms.rows
-            bound = self._tolerance * float(np.maximum.reduce(abs(x))) + norms.underflow
-            return bool(float(np.maximum.reduce(size)) <= bound < math.inf)
+            bound = self._tolerance * float(np.maximum.reduce(abs(x)))
+            if float(np.maximum.reduce(size)) <= bound < math.inf:
+                return True
+            return bool(float(np.maximum.reduce(size - norms.underflow)) <= bound < math.inf)
         size /= norms.rows[..., None]
-        bound = self._tolerance * abs(x).max(axis=-2) + norms.underflow
+        size -= norms.underflow[..., None]
+        bound = self._tolerance * abs(x).max(axis=-2)
         return bool(((size.max(axis=-2) <= bound) & (bound < math.inf)).all())
 
     def _of_all(self, norms: Norms) -> Norms:
@@ -134,6 +147,5 @@ class BackwardError:
 
     def _bounded(self, sums: Any) -> Norms:
         np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
-        smallest = float(np.minimum.reduce(sums)) if sums.ndim == 1 else sums.min(axis=-1, keepdims=True)
-        underflow = self.limits.least * (1 + 1 / smallest)
-        return Norms(sums if self._placed is None else self._placed(sums), underflow)
+        underflow = self.limits.least * (1 + 1 / sums)
+        return Norms(*((sums, underflow) if self._placed is None else map(self._placed, (sums, underflow))))

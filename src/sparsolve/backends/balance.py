@@ -2,8 +2,10 @@
 
 First the squares of the entries' logarithms are made small, `Σ (log |a_ij| − r_i − c_j)²` (Curtis and Reid, J. Inst. Maths Applics 10 (1972)), which
 finds the scales that a matrix was multiplied with; then the largest entries of rows and columns are made equal (Ruiz, A scaling algorithm to
-equilibrate both rows and columns norms in matrices, RAL-TR-2001-034). Both treat rows and columns alike, so a Hermitian matrix stays one. A
-determinant needs that: a solution is refined until each of its rows is right, a factor is as good as it is.
+equilibrate both rows and columns norms in matrices, RAL-TR-2001-034). Both treat rows and columns alike, so a Hermitian matrix stays one.
+
+A determinant needs that: a solution is refined until each of its rows is right, a factor is as good as it is. So does a solution where sizes are
+so far apart that multipliers of the elimination underflow: what they would have done to small rows is lost, and no residual need show it.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 
 from .host import Structure
+from .strategy import Decomposition
 
-__all__ = ["Balanced", "balanced", "scaled"]
+__all__ = ["Balanced", "Rescaled", "balanced", "graded", "scaled"]
 
 _FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
 _EXTREME = 60.0  # powers of two away from one, likewise
 _STEPS, _SWEEPS = 1000, 5  # of conjugate gradients; over rows and columns
+_RANGE = {
+    c: float(np.finfo(c).max) ** 0.5 for c in "fdFD"
+}  # between sizes, from which on products of two quotients underflow
 
 
 class Balanced(NamedTuple):
@@ -30,11 +36,14 @@ class Balanced(NamedTuple):
         values: of B.
         powers: `r_i + c_j` for each entry, or 0.
         total: the sum of all r and c: `det A = 2^total det B`.
+        rows, columns: r and c; None where B is A.
     """
 
     values: Any
     powers: Any
     total: int
+    rows: Any = None
+    columns: Any = None
 
 
 def balanced(structure: Structure, values: Any) -> Balanced:
@@ -63,7 +72,35 @@ def balanced(structure: Structure, values: Any) -> Balanced:
         size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
     row, column = np.rint(row).astype(np.int64), np.rint(column).astype(np.int64)
     powers = row[structure.rows] + column[structure.indices]
-    return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()))
+    return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()), row, column)
+
+
+def graded(values: Any) -> bool:
+    """Whether entries of a matrix, `(nnz,)` or `(matrices, nnz)`, are so far apart in size that products of quotients of them may underflow."""
+    if not values.size:
+        return False
+    size = np.abs(values)
+    if values.ndim == 1 and float(np.minimum.reduce(size)) * _RANGE[values.dtype.char] >= float(
+        np.maximum.reduce(size)
+    ):
+        return False  # as nearly all are
+    least = np.maximum.reduce(size, axis=-1, keepdims=True) / _RANGE[values.dtype.char]
+    return bool((np.minimum.reduce(size, axis=-1, keepdims=True) < least).any() and ((size > 0) & (size < least)).any())
+
+
+class Rescaled:
+    """A decomposition of the balanced matrix, `A⁻¹ = C⁻¹ B⁻¹ R⁻¹` with `R = diag(2^r)` and `C = diag(2^c)`."""
+
+    def __init__(self, inner: Decomposition, balance: Balanced) -> None:
+        self._inner, self.nbytes, self._powers = inner, inner.nbytes, (balance.rows, balance.columns)
+        self.threads, self.perturbed = getattr(inner, "threads", False), getattr(inner, "perturbed", 0)
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        """As `Decomposition.solve`."""
+        before, after = self._powers if trans == "N" else self._powers[::-1]
+        if b.ndim == 2:
+            before, after = before[:, None], after[:, None]
+        return scaled(self._inner.solve(scaled(b, -before), trans), -after)
 
 
 def _largest(structure: Structure, size: Any) -> tuple[Any, Any]:

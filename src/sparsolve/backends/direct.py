@@ -6,6 +6,7 @@ matrix is not singular to working precision. The last strategy decides: where it
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from functools import cached_property
 from typing import Any
@@ -18,7 +19,9 @@ from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
 from .backward_error import BackwardError, DistrustedError
+from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
+from .decomposition import NotPositive
 from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
 from .host import Product, Structure
 from .lowered import Lowered, cast, lower, too_low
@@ -42,7 +45,9 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remember
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
     """The strategies that `factorize` would try, with their reasons."""
-    matrix = Matrix(structure.unique, structure.merged(values), solver.backend is not None)
+    values = structure.merged(values)
+    low = lower(values.dtype, solver)
+    matrix = Matrix(structure.unique, values if low is None else cast(values, low), solver.backend is not None)
     definite = isinstance(solver, Cholesky)
     if definite and matrix.kind != "positive":
         return ()
@@ -74,6 +79,7 @@ class DirectFactor:
             raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
         self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
+        self._balance = self._balanced() if self._low is None and graded(self._values) else None
         matrix = self._matrix()
         if self._definite:
             require_positive(matrix)
@@ -108,9 +114,15 @@ class DirectFactor:
         """Whether its decompositions are of use here."""
         return True
 
+    def _balanced(self) -> Balanced | None:
+        """The balanced matrix, which is factorized in place of one whose sizes are far apart."""
+        balance = balanced(self._structure, self._values)
+        return None if balance.rows is None else balance
+
     def _matrix(self) -> Matrix:
         """The matrix in the precision of the factors, for strategies to look at. What they find out of it is not held on to."""
         values = self._values if self._low is None else cast(self._values, self._low)
+        values = values if self._balance is None else self._balance.values
         return Matrix(self._structure, values, self._solver.backend is not None)
 
     def _checked(self, b: Any, adjoint: bool) -> Any:
@@ -130,6 +142,7 @@ class DirectFactor:
 
     def _next(self, fact: str, found: float | None, matrix: Matrix) -> _Stage:
         """The next strategy that gets as far as a decomposition."""
+        refused = False
         for candidate in candidates(matrix, self._solver.backend, definite=self._definite):
             if candidate.strategy in self._tried or not self._serves(candidate.strategy):
                 continue
@@ -137,15 +150,18 @@ class DirectFactor:
             try:
                 decomposition = candidate.decompose(matrix)
             except RuntimeError as error:
-                fact, found = str(error), None
+                fact, found, refused = str(error), None, isinstance(error, NotPositive)
             else:
                 self._structure.found["decomposed"] = True
                 if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
                     self._release(decomposition)
                 if self._low is not None:
                     decomposition = Lowered(decomposition, self._values)
+                elif self._balance is not None:
+                    decomposition = Rescaled(decomposition, self._balance)
                 return _Stage(candidate.strategy, decomposition)
-        raise self._failure(fact, found)
+        # LU of an indefinite matrix by a library for definite ones says nothing of singularity
+        raise self._failure("" if refused and not self._definite else fact, found)
 
     def _release(self, decomposition: Any) -> None:
         """Let go of L and U, whose pivots have been looked at."""
@@ -155,6 +171,8 @@ class DirectFactor:
         """What to say when there is no strategy left."""
         A = self._structure.csc(self._values)
         if not fact:
+            if (error := entry_not_finite(A)) is not None:
+                return error
             name = f"{type(self._solver).__name__}(backend={self._solver.backend!r})"
             return SolveError(
                 sentence(
@@ -169,11 +187,18 @@ class DirectFactor:
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve, with a small backward error of each row."""
+        with np.errstate(all="ignore"):
+            scale = self._error.scale(b)
+            if scale is not None:
+                with contextlib.suppress(DistrustedError, SolveError):  # an overflow, perhaps
+                    return self._of_one_size(stage, b / scale, adjoint) * scale
+            return self._of_one_size(stage, b, adjoint)
+
+    def _of_one_size(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         again = lambda residual: self._substitute(stage, residual, adjoint)  # noqa: E731
         exact = self._low is None and not stage.perturbed
-        with np.errstate(all="ignore"):
-            x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
-            return self._error.refined(x, b, adjoint, self._product, again, exact)
+        x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
+        return self._error.refined(x, b, adjoint, self._product, again, exact)
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""

@@ -105,7 +105,7 @@ def _places() -> Iterator[str]:
 
 
 def _common(library: Any) -> _Common:
-    """KLU's defaults; RuntimeError where they are not at the places that `_Common` says, as in versions of before 2014."""
+    """KLU's defaults; RuntimeError where they are not at the places that `_Common` says, as in versions before 2014."""
     common = _Common()
     ctypes.memset(ctypes.byref(common), 0x55, ctypes.sizeof(common))
     library.klu_defaults(ctypes.byref(common))

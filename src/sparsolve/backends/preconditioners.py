@@ -109,8 +109,10 @@ class _SymmetricGaussSeidel:
 
     def __init__(self, record: SymmetricGaussSeidel, structure: Structure, A: Any) -> None:
         self.diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
-        self.lower = sla.splu(sp.tril(A, format="csc"), **TRIANGULAR)
-        self.upper = sla.splu(sp.triu(A, format="csc"), **TRIANGULAR)
+        try:
+            self.lower, self.upper = (sla.splu(part(A, format="csc"), **TRIANGULAR) for part in (sp.tril, sp.triu))
+        except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+            raise SolveError(sentence("SymmetricGaussSeidel found a factor that overflows.", n=A.shape[0])) from error
         self.nbytes = sum(_factor_bytes(f, A) for f in (self.lower, self.upper)) + int(self.diagonal.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:

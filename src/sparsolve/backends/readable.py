@@ -64,6 +64,9 @@ class Factor(DirectFactor):
     def _serves(self, strategy: Strategy) -> bool:
         return strategy in _READABLE
 
+    def _balanced(self) -> None:
+        """It is already."""
+
     def _release(self, decomposition: Any) -> None:
         """They are still to be read."""
 

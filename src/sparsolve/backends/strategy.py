@@ -174,7 +174,8 @@ def cholesky(
         return f"it is positive perhaps, and {why}" if why is not None and matrix.kind == "positive" else None
 
     def hopeful(matrix: Matrix) -> str | None:
-        return None if "indefinite" in matrix.structure.found else suits(matrix)
+        known = "indefinite" in matrix.structure.found and not matrix.pinned
+        return None if known else suits(matrix)
 
     def proven(matrix: Matrix) -> Decomposition:
         try:

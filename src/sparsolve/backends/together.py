@@ -21,6 +21,7 @@ from ..loops import add_product
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from .backward_error import BackwardError, DistrustedError
+from .balance import graded
 from .conditioning import dominant, doubtful
 from .host import Structure
 from .strategy import Candidate, Decomposition, Matrix, candidates
@@ -49,6 +50,8 @@ def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     kl, ku = structure.band
     width = _NUMBERS // (n * min(n, 2 * kl + ku + 1))
     if width < 2:
+        return None
+    if graded(values):
         return None
     definite = isinstance(solver, Cholesky)
     first = Matrix(structure.unique, structure.merged(values[0]), solver.backend is not None)
