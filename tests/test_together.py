@@ -295,7 +295,7 @@ def test_what_underflows_in_one_excuses_no_other():
     """In a matrix of the smallest numbers any residual is rounding; in its neighbour a small one may be all of b."""
     values, pattern = made(poisson(4, 9), torch.float32)
     values, b = values.expand(2, -1).clone(), 1e-7 * torch.randn(2, 36, 1)
-    values[0] *= 1e-38
+    values[0] *= 1e-25
     b[0] = 0
     structure = direct.Structure(pattern.crow.numpy(), pattern.col.numpy(), pattern.shape)
     factor = together.together(structure, values.numpy(), sps.LU())[1](values.numpy())
@@ -303,6 +303,8 @@ def test_what_underflows_in_one_excuses_no_other():
     check(values[1:], pattern, b[1:], torch.from_numpy(factor.solve(b.numpy(), adjoint=False))[1:])
     factor._decomposition = Wrong(factor._decomposition, slice(36, 72), 1.1)
     assert factor.solve(b.numpy(), adjoint=False) is None
+    values[0] *= 1e-13  # where sums of products underflow, each goes alone
+    assert together.together(structure, values.numpy(), sps.LU()) is None
 
 
 def test_what_goes_alone(monkeypatch):

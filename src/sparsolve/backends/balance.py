@@ -24,9 +24,8 @@ __all__ = ["Balanced", "Rescaled", "balanced", "graded", "scaled"]
 _FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
 _EXTREME = 60.0  # powers of two away from one, likewise
 _STEPS, _SWEEPS = 1000, 5  # of conjugate gradients; over rows and columns
-_RANGE = {
-    c: float(np.finfo(c).max) ** 0.5 for c in "fdFD"
-}  # between sizes, from which on products of two quotients underflow
+# between sizes, from which on products of two quotients underflow; the least and the most that the largest may be
+_RANGE = {c: (float(f.max) ** 0.5, float(f.tiny) ** 0.75, float(f.max) ** 0.75) for c in "fdFD" for f in [np.finfo(c)]}
 
 
 class Balanced(NamedTuple):
@@ -76,16 +75,18 @@ def balanced(structure: Structure, values: Any) -> Balanced:
 
 
 def graded(values: Any) -> bool:
-    """Whether entries of a matrix, `(nnz,)` or `(matrices, nnz)`, are so far apart in size that products of quotients of them may underflow."""
+    """Whether entries of a matrix, `(nnz,)` or `(matrices, nnz)`, are so far apart in size that products of quotients of them may underflow, or
+    so large or small that sums or pivots may be out of range."""
     if not values.size:
         return False
-    size = np.abs(values)
-    if values.ndim == 1 and float(np.minimum.reduce(size)) * _RANGE[values.dtype.char] >= float(
-        np.maximum.reduce(size)
-    ):
-        return False  # as nearly all are
-    least = np.maximum.reduce(size, axis=-1, keepdims=True) / _RANGE[values.dtype.char]
-    return bool((np.minimum.reduce(size, axis=-1, keepdims=True) < least).any() and ((size > 0) & (size < least)).any())
+    size, (span, low, high) = np.abs(values), _RANGE[values.dtype.char]
+    if values.ndim == 1:
+        least, most = float(np.minimum.reduce(size)), float(np.maximum.reduce(size))
+        if least * span >= most and low < most < high:
+            return False  # as nearly all are
+    largest = np.maximum.reduce(size, axis=-1, keepdims=True)
+    extreme = (largest > 0) & ((largest < low) | (largest > high))
+    return bool(extreme.any() or ((size > 0) & (size < largest / span)).any())
 
 
 class Rescaled:
