@@ -128,6 +128,7 @@ PUBLIC = [
     "solve",
     "solve_with_info",
     "matmul",
+    "inverse_entries",
     "slogdet",
     "sparse_solve_c4t",
     "explain",

@@ -588,6 +588,61 @@ def test_solved_for_where_the_complex_step_fails(wrong: str, fresh: Any, monkeyp
     torch.testing.assert_close(found, -(Z @ W @ Z).mH[pattern.rows(), pattern.col])
 
 
+# ---- entries of the inverse
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("name", ["duplicates", "unsorted", "convection-diffusion", "circuit", "permuted"])
+def test_entries_of_the_inverse(name: str, dtype: torch.dtype) -> None:
+    values, pattern = SYSTEMS[name](dtype)
+    many = torch.stack([values, 2 * values])
+    found = sps.inverse_entries(sps.SparseMatrix(many, pattern))
+    there = torch.zeros(pattern.shape, dtype=torch.bool)
+    there[pattern.col, pattern.rows()] = True
+    Z = torch.linalg.inv(oracle.dense(values, pattern)) * there
+    torch.testing.assert_close(found.to_dense(), torch.stack([Z, Z / 2]))
+    on_diagonal = torch.where(there.diagonal(), Z.diagonal(), 0)
+    torch.testing.assert_close(found.diagonal()[0], on_diagonal)
+
+
+def variances(v: Tensor, pattern: sps.Pattern) -> Tensor:
+    return sps.inverse_entries(sps.SparseMatrix(v, pattern), sps.Cholesky()).diagonal()
+
+
+def test_derivatives_of_the_entries_of_the_inverse() -> None:
+    """Of a sum of matrices, whose diagonal entries are several."""
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    n = pattern.shape[0]
+    A = sps.SparseMatrix(values, pattern) + sps.SparseMatrix.from_diagonal(torch.ones(n, dtype=F64))
+    D = torch.linalg.inv(A.to_dense())
+    torch.testing.assert_close(variances(A.values, A.pattern), D.diagonal())
+    w = torch.randn_like(A.values)
+    W = sps.SparseMatrix(w, A.pattern).to_dense()
+    tangent = -(D @ W @ D).diagonal()
+    torch.testing.assert_close(jvp(lambda v: variances(v, A.pattern), (A.values,), (w,))[1], tangent)
+    f = lambda v: variances(v, A.pattern).sum()  # noqa: E731
+    gradient = grad(f)(A.values)
+    torch.testing.assert_close(gradient @ w, tangent.sum())
+    torch.testing.assert_close(torch.compile(grad(f), fullgraph=True, backend="aot_eager")(A.values), gradient)
+    torch.testing.assert_close(
+        vmap(grad(f))(torch.stack([A.values, 2 * A.values])), torch.stack([gradient, gradient / 4])
+    )
+
+
+def test_entries_of_the_inverse_of_a_sparse_tensor() -> None:
+    D = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 1.0], [0.0, 1.0, 2.0]], dtype=F64)
+    leaf = D.to_sparse().requires_grad_()
+    found = sps.inverse_entries(leaf).diagonal()
+    torch.testing.assert_close(found.detach(), torch.linalg.inv(D).diagonal())
+    found.sum().backward()
+    Z = torch.linalg.inv(D)
+    torch.testing.assert_close(leaf.grad.to_dense(), -(Z @ Z).T * (D != 0))
+    with pytest.raises(TypeError, match=r"dense tensor\. Use torch\.linalg\.inv"):
+        sps.inverse_entries(D)
+    with pytest.raises(TypeError, match=r"dense tensor\. Use torch\.linalg\.slogdet"):
+        sps.slogdet(D)
+
+
 # ---- what is refused
 
 

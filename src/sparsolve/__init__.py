@@ -14,7 +14,7 @@ from .errors import (
 from .explain import Explanation, explain
 from .given import ApproximateInverse, Factored
 from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
-from .log_determinant import SLogDet, slogdet
+from .log_determinant import SLogDet, inverse_entries, slogdet
 from .matrix import SparseMatrix
 from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
 from .operators import Operator
@@ -31,6 +31,7 @@ __all__ = [
     "solve",
     "solve_with_info",
     "matmul",
+    "inverse_entries",
     "slogdet",
     "sparse_solve_c4t",
     "explain",

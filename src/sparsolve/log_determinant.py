@@ -1,4 +1,4 @@
-"""`slogdet`: two more primitives, and their rules.
+"""`slogdet`, `inverse_entries`: three more primitives, and their rules.
 
 Let `P` be the pattern, and `f = log det A`: for complex A any branch, for real A `log |det A|`. By Jacobi's formula `ḟ = tr(A⁻¹ Ȧ)`, which
 reads the entries of `A⁻¹` only where `Aᵀ` has its own. With `G = A⁻ᴴ` on P this is `ḟ = Σ conj(G) Ȧ`, and the adjoint is
@@ -30,10 +30,11 @@ from .errors import kind_of, sentence
 from .matrix import SparseMatrix
 from .operands import require_dtype, require_length, require_pattern, uncast
 from .operators import Operator
+from .pattern import Pattern
 from .registration import attach
 from .solvers import LU, Cholesky
 
-__all__ = ["SLogDet", "slogdet"]
+__all__ = ["SLogDet", "inverse_entries", "slogdet"]
 
 Tangents = Sequence[Tensor | None]
 
@@ -91,7 +92,56 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
     tensor([[0.2500, 0.0000],
             [0.0000, 0.5000]], dtype=torch.float64)
     """
-    A = _square(A)
+    values, pattern = _square(A, solver, "determinant")
+    log, sign = _logdet(values, pattern.crow, pattern.col, solver.key)
+    if values.dtype.is_complex:
+        return SLogDet(torch.complex(log.imag.cos(), log.imag.sin()), log.real)
+    return SLogDet(sign, log)
+
+
+def inverse_entries(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SparseMatrix:
+    """The entries of `A⁻¹` at the places of `Aᴴ`, which are those of `A` where its pattern is symmetric: of a precision matrix the variance of each
+    unknown, and the covariances of neighbours.
+
+    Args:
+        A, solver: as for `slogdet`.
+
+    Returns:
+        A `SparseMatrix` with values `(*batch, nnz)` on the pattern of `A.mH`. Where several entries of `A` share a place, each has its part, so that
+        `diagonal()` and `to_dense()` show the inverse's numbers.
+
+    Raises:
+        As `slogdet`.
+
+    Transforms:
+        Those of `slogdet`, whose gradient has the same numbers (Takahashi, Fagan and Chen, 1973).
+
+    Cost:
+        One factorization, shared with `slogdet`, and two to three times its flops; derivatives as second derivatives of `slogdet`.
+
+    >>> import torch, sparsolve as sps
+    >>> A = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0], [0.0, 0.0, 4.0]], dtype=torch.float64).to_sparse()
+    >>> sps.inverse_entries(A).diagonal()
+    tensor([0.6667, 0.6667, 0.2500], dtype=torch.float64)
+    """
+    values, pattern = _square(A, solver, "inverse")
+    entries = _inverse_entries(values, pattern.crow, pattern.col, solver.key)
+    place = pattern.rows().long() * pattern.shape[1] + pattern.col
+    places = place.sort().values
+    shared = torch.searchsorted(places, place, right=True) - torch.searchsorted(places, place)
+    return SparseMatrix(entries / shared, pattern).mH
+
+
+def _square(A: SparseMatrix | Tensor, solver: Any, what: str) -> tuple[Tensor, Pattern]:
+    """Values and pattern of a square matrix, and a solver whose factors can be read."""
+    if isinstance(A, Operator):
+        raise TypeError(sentence(f"A is an Operator, which has no entries to factorize, so it has no {what} here."))
+    if isinstance(A, Tensor) and A.layout is torch.strided:
+        dense = {"determinant": "torch.linalg.slogdet", "inverse": "torch.linalg.inv"}[what]
+        raise TypeError(sentence("A is a dense tensor.", remedy=f"Use {dense}, or A.to_sparse_csr()."))
+    A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
+    if A.shape[0] != A.shape[1]:
+        raise ValueError(sentence(f"A has shape {A.shape}; only a square matrix has a determinant and an inverse."))
     _require_factors(solver)
     values = uncast(A.values)
     require_length(values, require_pattern(A.pattern))
@@ -103,20 +153,7 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
                 remedy="Use .to(device) on each.",
             )
         )
-    log, sign = _logdet(values, A.pattern.crow, A.pattern.col, solver.key)
-    if values.dtype.is_complex:
-        return SLogDet(torch.complex(log.imag.cos(), log.imag.sin()), log.real)
-    return SLogDet(sign, log)
-
-
-def _square(A: SparseMatrix | Tensor) -> SparseMatrix:
-    """A as a square `SparseMatrix`."""
-    if isinstance(A, Operator):
-        raise TypeError(sentence("A is an Operator, which has no entries to factorize, so it has no determinant here."))
-    A = A if isinstance(A, SparseMatrix) else SparseMatrix.from_torch(A)
-    if A.shape[0] != A.shape[1]:
-        raise ValueError(sentence(f"A has shape {A.shape}; only a square matrix has a determinant."))
-    return A
+    return values, A.pattern
 
 
 def _require_factors(solver: Any) -> None:
