@@ -22,6 +22,7 @@ each_file = pytest.mark.parametrize("name", FILES)
 # From the bottom up: a file imports from those above it in this list, never from those below it.
 ORDER = [
     "errors",
+    "caching",
     "result",
     "indices",
     "pattern",
@@ -55,6 +56,7 @@ ORDER = [
     "backends.ordering",
     "backends.decomposition",
     "backends.strategy",
+    "backends.superlu_memory",
     "backends.lowered",
     "backends.mkl",
     "backends.pardiso_handle",

@@ -643,6 +643,33 @@ def test_entries_of_the_inverse_of_a_sparse_tensor() -> None:
         sps.slogdet(D)
 
 
+# ---- as other functions of torch
+
+
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_what_is_returned_may_be_written_to(batch: tuple[int, ...], dtype: torch.dtype) -> None:
+    values, pattern = SYSTEMS["circuit"](dtype)
+    leaf = values.expand(*batch, -1).clone().requires_grad_()
+    sign, nll = sps.slogdet(sps.SparseMatrix(leaf, pattern))
+    expected = sign.detach() * 2, nll.detach() + 1
+    nll += 1.0
+    sign *= 2
+    torch.testing.assert_close((sign.detach(), nll.detach()), expected)
+    nll.sum().backward()
+    torch.testing.assert_close(leaf.grad, gradient(leaf, pattern))
+
+
+def test_autocast_leaves_derivatives_alone() -> None:
+    values, pattern = SYSTEMS["circuit"](torch.float32)
+    f, w = lambda v: log_abs(v, pattern), torch.rand_like(values)
+    expected = jvp(f, (values,), (w,))[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = jvp(f, (values,), (w,))[1]
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
 # ---- what is refused
 
 

@@ -659,8 +659,8 @@ MISTAKES = [
     Mistake(
         "tangent of log det conjugated",
         log_determinant._logdet_jvp,
-        "vecdot(_inverse_entries(*inputs)",
-        "vecdot(_inverse_entries(*inputs).conj()",
+        "vecdot(G,",
+        "vecdot(G.conj(),",
         "log_determinant complex",
     ),
     Mistake(

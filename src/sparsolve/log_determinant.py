@@ -95,7 +95,7 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
     values, pattern = _square(A, solver, "determinant")
     log, sign = _logdet(values, pattern.crow, pattern.col, solver.key)
     if values.dtype.is_complex:
-        return SLogDet(torch.complex(log.imag.cos(), log.imag.sin()), log.real)
+        return SLogDet(torch.complex(log.imag.cos(), log.imag.sin()), log.real.clone())
     return SLogDet(sign, log)
 
 
@@ -178,8 +178,10 @@ def _logdet_backward(inputs: Sequence[Any], f: None, needs: Sequence[bool], grad
 
 def _logdet_jvp(inputs: Sequence[Any], f: None, tangents: Tangents) -> Tensor:
     assert tangents[0] is not None
-    # a product and a sum, of dense code too, do not compile in three nested jvp
-    return torch.linalg.vecdot(_inverse_entries(*inputs), tangents[0])  # type: ignore[no-any-return]
+    G = _inverse_entries(*inputs)
+    # a product and a sum, of dense code too, do not compile in three nested jvp; autocast would have this in half precision
+    with torch.autocast(G.device.type, enabled=False):
+        return torch.linalg.vecdot(G, tangents[0])  # type: ignore[no-any-return]
 
 
 def _logdet_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Any:

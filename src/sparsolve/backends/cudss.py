@@ -12,12 +12,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..caching import cached_property
 from ..errors import sentence
 from ..result import Strategy
 from .cudss_handle import ADJOINT, NORMAL, TRANSPOSED, Handle

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ..caching import cached_property
 from ..indices import check_entries, check_form
 from ..memo import ANALYSES
 from . import host

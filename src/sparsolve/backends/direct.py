@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from ..caching import cached_property
 from ..errors import SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky

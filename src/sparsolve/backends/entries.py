@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse.linalg as sla
 
 from ..result import Strategy
 from .ordering import TRIANGULAR, Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
+from .superlu_memory import splu
 
 __all__ = ["CANDIDATES"]
 
@@ -82,7 +82,7 @@ def _triangular(matrix: Matrix) -> SuperLUFactor:
     B = ordering.matrix(matrix.A.data)
     if not (np.isfinite(B.data).all() and B.diagonal().all()):
         raise RuntimeError("A zero on the diagonal.")  # with which SuperLU may write outside of its memory
-    return SuperLUFactor(Reordered(sla.splu(B, **TRIANGULAR), ordering), matrix.A)
+    return SuperLUFactor(Reordered(splu(B, **TRIANGULAR), ordering), matrix.A)
 
 
 CANDIDATES = (

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as sla
 
 from ..errors import sentence
 from ..result import Strategy
@@ -20,6 +19,7 @@ from .decomposition import DecompositionError, Kind
 from .host import Structure
 from .ordering import Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
+from .superlu_memory import splu
 
 __all__ = ["CANDIDATES", "decompose", "missing"]
 
@@ -60,7 +60,7 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> SuperLUFactor:
         order = _order(A)
         ordering = structure.found[__name__] = Ordering(A, order, order)
     try:
-        lu = sla.splu(ordering.matrix(A.data), **_OPTIONS)
+        lu = splu(ordering.matrix(A.data), **_OPTIONS)
     except RuntimeError as error:
         raise DecompositionError(sentence("SuperLU met an exactly zero pivot.", said=error)) from error
     return SuperLUFactor(Reordered(lu, ordering), A)

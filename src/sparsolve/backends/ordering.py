@@ -7,11 +7,12 @@ factorized as it stands; `p` follows `q` where the diagonal is to stay on the di
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from ..caching import cached_property
 
 __all__ = ["TRIANGULAR", "Ordering", "Reordered", "SuperLUFactor"]
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as sla
 
 from ..errors import SolveError, sentence
 from ..given import ApproximateInverse, Factored
@@ -22,6 +21,7 @@ from .given import given
 from .host import Structure
 from .ordering import TRIANGULAR
 from .strategy import Matrix
+from .superlu_memory import spilu, splu
 
 __all__ = ["Preconditioner", "build"]
 
@@ -91,7 +91,7 @@ class _ILU:
         if structure.empty or Matrix.of(structure, A).unfit:
             raise singular(A, "ILU has no pivot to choose.")
         try:
-            self.lu = sla.spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
+            self.lu = spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
         except RuntimeError as error:  # SciPy: "Factor is exactly singular"
             raise singular(A, "ILU met an exactly zero pivot.") from error
         with np.errstate(all="ignore"):
@@ -110,7 +110,7 @@ class _SymmetricGaussSeidel:
     def __init__(self, record: SymmetricGaussSeidel, structure: Structure, A: Any) -> None:
         self.diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
         try:
-            self.lower, self.upper = (sla.splu(part(A, format="csc"), **TRIANGULAR) for part in (sp.tril, sp.triu))
+            self.lower, self.upper = (splu(part(A, format="csc"), **TRIANGULAR) for part in (sp.tril, sp.triu))
         except RuntimeError as error:  # SciPy: "Factor is exactly singular"
             raise SolveError(sentence("SymmetricGaussSeidel found a factor that overflows.", n=A.shape[0])) from error
         self.nbytes = sum(_factor_bytes(f, A) for f in (self.lower, self.upper)) + int(self.diagonal.nbytes)

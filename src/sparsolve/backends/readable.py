@@ -10,13 +10,13 @@ columns at a time.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
+from ..caching import cached_property
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from .backward_error import BackwardError, DistrustedError

@@ -8,13 +8,14 @@ A new one is a name there, another in `result.Strategy`, and a module.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from ..caching import cached_property
 from ..errors import BackendUnavailableError, sentence
 from ..result import Strategy
 from ..solvers import BACKENDS

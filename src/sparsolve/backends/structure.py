@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from ..caching import cached_property
 from ..errors import PatternError, sentence
 
 __all__ = ["Structure"]

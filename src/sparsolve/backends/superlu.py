@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import scipy.sparse.linalg as sla
 
 from ..result import Strategy
 from .ordering import Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
+from .superlu_memory import splu
 
 __all__ = ["CANDIDATES"]
 
@@ -65,14 +65,14 @@ def _hubs_last(A: Any) -> Ordering | None:
         return None
     others = np.flatnonzero(~hub)
     rest = pattern[others][:, others]
-    lu = sla.splu((rest + sp.diags(2 * lengths[others])).tocsc(), **_SYMMETRIC)
+    lu = splu((rest + sp.diags(2 * lengths[others])).tocsc(), **_SYMMETRIC)
     order = np.concatenate([others[np.argsort(lu.perm_c)], np.flatnonzero(hub)])
     return Ordering(A, order, order, fill=lu.nnz / n)
 
 
 def _splu(A: Any, options: dict[str, Any]) -> Any:
     try:
-        return sla.splu(A, **options)
+        return splu(A, **options)
     except RuntimeError as error:  # SciPy: "Factor is exactly singular"
         raise RuntimeError("LU met an exactly zero pivot.") from error
 

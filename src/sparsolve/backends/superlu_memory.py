@@ -1,0 +1,143 @@
+"""SuperLU's objects, each made and let go of in one thread.
+
+SciPy keeps a list of SuperLU's memory for each thread, and finds there what may be freed: an object that goes in another thread than it was made in
+leaves its memory behind for good, and so do those of a thread that has ended. (SciPy's issue 15921. Where memory goes with its thread,
+as in later versions, the object would be left without it.) So objects are made in the main thread, or for other threads in some that never end, and what
+is let go of elsewhere is given back to where it was made.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any
+
+import scipy.sparse.linalg as sla
+
+from ..memo import release
+
+__all__ = ["Held", "spilu", "splu"]
+
+_MOST = os.cpu_count() or 1  # threads
+_PATIENCE = 5.0  # seconds
+
+
+class Held:
+    """A SuperLU object of SciPy's, with its attributes; `box` is all that holds it."""
+
+    def __init__(self, box: list[Any], give_back: Callable[[list[Any]], None]) -> None:
+        self.box, self._give_back = box, give_back
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        """SciPy's own."""
+        return self.box[0].solve(b, trans)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.box[0], name)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at exit modules may be gone
+            self._give_back(self.box)
+
+
+class _Maker(threading.Thread):
+    """Makes objects, and lets go of them, one after another; it waits for nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(name="sparsolve SuperLU", daemon=True)
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.start()
+
+    def run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+
+    def end(self) -> None:
+        """Wait for what there is to do, and end."""
+        self._tasks.put(None)
+        self.join(_PATIENCE)
+
+    def make(self, call: Callable[[], Any]) -> Held:
+        """What `call` makes, from another thread."""
+        future: Future[Held] = Future()
+
+        def task() -> None:
+            try:
+                future.set_result(Held([call()], self._give_back))
+            except BaseException as error:  # to be raised where it was asked for
+                future.set_exception(error)
+
+        self._tasks.put(task)
+        return future.result()
+
+    def _give_back(self, box: list[Any]) -> None:
+        self._tasks.put(box.clear)
+
+
+class _Makers:
+    """The threads, as many as there were calls at once; and what was made in the main thread and let go of elsewhere."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Without threads: for a forked child, which has none of them."""
+        self._lock, self._idle, self._all = threading.Lock(), list[_Maker](), list[_Maker]()
+        self._given_back: deque[list[Any]] = deque()
+
+    def make(self, call: Callable[[], Any]) -> Held:
+        if threading.current_thread() is threading.main_thread():
+            while self._given_back:
+                self._given_back.popleft().clear()
+            return Held([call()], self._give_back)
+        maker = self._take()
+        try:
+            return maker.make(call)
+        finally:
+            with self._lock:
+                self._idle.append(maker)
+
+    def _take(self) -> _Maker:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop(0)
+            if len(self._all) < _MOST:
+                if not self._all:
+                    atexit.register(self._end)
+                self._all.append(_Maker())
+                return self._all[-1]
+            self._all.append(self._all.pop(0))
+            return self._all[-1]
+
+    def _end(self) -> None:
+        """Before the interpreter: where memory is left in a thread that it ends, SciPy leaves an error that nobody has raised."""
+        release()
+        for maker in self._all:
+            maker.end()
+
+    def _give_back(self, box: list[Any]) -> None:
+        if threading.current_thread() is threading.main_thread():
+            box.clear()
+        else:
+            self._given_back.append(box)
+
+
+_makers = _Makers()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_makers.restart)
+
+
+def splu(A: Any, **options: Any) -> Held:
+    """`scipy.sparse.linalg.splu`."""
+    return _makers.make(lambda: sla.splu(A, **options))
+
+
+def spilu(A: Any, **options: Any) -> Held:
+    """`scipy.sparse.linalg.spilu`."""
+    return _makers.make(lambda: sla.spilu(A, **options))
