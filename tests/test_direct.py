@@ -439,8 +439,8 @@ def test_float32_factors_and_full_accuracy(name, dtype):
 
 def test_float32_factors_are_float32(monkeypatch):
     seen = []
-    true = superlu.sla.splu
-    monkeypatch.setattr(superlu.sla, "splu", lambda A, **o: seen.append(A.dtype) or true(A, **o))
+    true = sla.splu
+    monkeypatch.setattr(sla, "splu", lambda A, **o: seen.append(A.dtype) or true(A, **o))
     for dtype in DTYPES:
         values, pattern = SYSTEMS["Poisson 2-D"](dtype)
         sps.solve(
@@ -529,7 +529,7 @@ def two_threads():
 def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
     """The same numbers as one by one; each matrix is factorized once; the first error by index is raised."""
     seen = set()
-    true = superlu.sla.splu
+    true = sla.splu
     barrier = threading.Barrier(2, timeout=30)  # two at once, or the wait ends with an error
 
     def splu(A, **options):
@@ -544,7 +544,7 @@ def test_a_batch_of_matrices_is_factorized_on_threads(two_threads, monkeypatch):
     solve = partial(sps.solve, solver=sps.LU(backend="superlu"))
     expected = [solve(sps.SparseMatrix(v, pattern), b) for v in batch]
     sps.clear_memo()
-    monkeypatch.setattr(superlu.sla, "splu", splu)
+    monkeypatch.setattr(sla, "splu", splu)
     batch.requires_grad_()
     x = torch.vmap(lambda v: solve(sps.SparseMatrix(v, pattern), b))(batch)
     assert len(seen) == 2
@@ -982,13 +982,13 @@ def test_available_lists_for_each_record_the_backends_that_serve_it() -> None:
 def test_nearly_full_rows_are_ordered_last(solver, monkeypatch, only):
     """Minimum degree would take a time that grows with the square of their length."""
     only()
-    n, seen, true = 4000, [], superlu.sla.splu
+    n, seen, true = 4000, [], sla.splu
 
     def splu(A, **options):
         seen.append((options["permc_spec"], A.shape[0]))
         return true(A, **options)
 
-    monkeypatch.setattr(superlu.sla, "splu", splu)
+    monkeypatch.setattr(sla, "splu", splu)
     M = same_shuffle(sp.eye(n) * 50.0 + arrow(n))
     values, pattern = made(M, F64, phases=False)
     b = torch.randn(n, 2, dtype=F64)

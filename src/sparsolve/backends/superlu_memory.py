@@ -57,6 +57,7 @@ class _Maker(threading.Thread):
     def run(self) -> None:
         while (task := self._tasks.get()) is not None:
             task()
+            del task  # which holds what it has made
 
     def end(self) -> None:
         """Wait for what there is to do, and end."""
