@@ -154,9 +154,17 @@ def test_rounding_is_symmetrized_away() -> None:
     a, pattern = SYSTEMS["banded"](F64)
     D = oracle.dense(a, pattern)
     D = D @ D.mT + torch.eye(len(D), dtype=F64)
+    b = torch.ones(len(D), dtype=F64)
     D[1, 0] *= 1 + 1e-15
-    A, b = sps.SparseMatrix.from_torch(D.to_sparse_csr()), torch.ones(len(D), dtype=F64)
-    with pytest.raises(sps.NotPositiveDefiniteError, match=r"\(A \+ A\.mH\) / 2"):
+    A = sps.SparseMatrix.from_torch(D.to_sparse_csr())
+    for adjoint in (False, True):
+        expected = torch.linalg.solve(D.T if adjoint else D, b)
+        torch.testing.assert_close(sps.solve(A, b, sps.Cholesky(), adjoint=adjoint), expected)
+    torch.testing.assert_close(sps.slogdet(A, sps.Cholesky()).logabsdet, torch.logdet(D))
+    assert "CHOLESKY" in str(sps.explain(A, sps.Cholesky()))
+    D[1, 0] *= 1 + 1e-9
+    A = sps.SparseMatrix.from_torch(D.to_sparse_csr())
+    with pytest.raises(sps.NotPositiveDefiniteError, match=r"A\[\d, \d\] = .* differ by .*\(A \+ A\.mH\) / 2"):
         sps.solve(A, b, sps.Cholesky())
     torch.testing.assert_close(sps.solve((A + A.mH) / 2, b, sps.Cholesky()), torch.linalg.inv(D) @ b)
     D[1, 0] *= 1.01

@@ -66,6 +66,7 @@ class LUFactor:
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._host, self._definite, self._lock = structure.host, isinstance(solver, Cholesky), threading.Lock()
         unique, merged = self._host.unique, self._host.merged(values.get())
+        merged = unique.hermitian_part(merged) if self._definite else merged
         self._A = A = unique.csc(merged)
         self._M = Matrix(structure, values).settled()
         if self._host.empty:

@@ -48,8 +48,8 @@ def indefinite(fact: str, A: Any) -> NotPositiveDefiniteError:
     return NotPositiveDefiniteError(
         sentence(
             f"Cholesky needs a Hermitian positive definite A. {fact}",
-            "Rounding in the assembly (A - Aᴴ is not exactly zero), a wrong sign, or a missing boundary condition.",
-            "Use LU(), or (A + A.mH) / 2 against rounding.",
+            "A wrong sign, a missing boundary condition, or one that is applied to rows and not to columns.",
+            "Use LU(); (A + A.mH) / 2 where only rounding is in the way.",
             n=A.shape[0],
             dtype=A.dtype,
         )
@@ -64,8 +64,22 @@ def require_positive(matrix: Any) -> None:
     """
     if matrix.kind == "positive":
         return
-    fact = "A diagonal entry is missing or not positive." if matrix.hermitian else "A is not Hermitian."
+    fact = (
+        "A diagonal entry is missing or not positive." if matrix.hermitian else f"A is not Hermitian{_where(matrix)}."
+    )
     raise entry_not_finite(matrix.A) or indefinite(fact, matrix.A)
+
+
+def _where(matrix: Any) -> str:
+    """The two entries that are furthest from each other's conjugate."""
+    mirror, A = matrix.structure.mirror, matrix.A
+    if mirror is None:
+        return ": an entry has no counterpart on the other side of the diagonal"
+    with np.errstate(all="ignore"):
+        apart = np.abs(A.data - A.data[mirror.numpy()].conj())
+    k = int(np.argmax(apart))
+    i, j = int(A.indices[k]), int(np.searchsorted(A.indptr, k, side="right")) - 1
+    return f": A[{i}, {j}] = {A.data[k]:.6g} and A[{j}, {i}] = {A.data[int(mirror[k])]:.6g} differ by {apart[k]:.1e}"
 
 
 def overflow() -> SolveError:

@@ -46,9 +46,9 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remember
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
     """The strategies that `factorize` would try, with their reasons."""
     values = structure.merged(values)
-    low = lower(values.dtype, solver)
+    low, definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
+    values = structure.unique.hermitian_part(values) if definite else values
     matrix = Matrix(structure.unique, values if low is None else cast(values, low), solver.backend is not None)
-    definite = isinstance(solver, Cholesky)
     if definite and matrix.kind != "positive":
         return ()
     return tuple((c.strategy, str(c.suits(matrix))) for c in candidates(matrix, solver.backend, definite=definite))
@@ -123,6 +123,7 @@ class DirectFactor:
         """The matrix in the precision of the factors, for strategies to look at. What they find out of it is not held on to."""
         values = self._values if self._low is None else cast(self._values, self._low)
         values = values if self._balance is None else self._balance.values
+        values = self._structure.hermitian_part(values) if self._definite else values
         return Matrix(self._structure, values, self._solver.backend is not None)
 
     def _checked(self, b: Any, adjoint: bool) -> Any:

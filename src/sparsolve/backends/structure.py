@@ -122,10 +122,28 @@ class Structure:
             if not 0 < apart.max() <= eps * counts.max() ** 2 * abs(values).max():
                 return sums
             sizes = np.add.reduceat(abs(values[self.order]), starts)
-            rows = np.bincount(self.columns, abs(sums), self.shape[0])
-            least = np.minimum(rows[self.csc_indices], rows[self.columns])
-            rounding = (apart <= eps * (counts - 1) * sizes) & (apart <= _ROUNDOFFS * eps * least)
-            return sums / 2 + twins / 2 if rounding.all() else sums
+            rounding = (apart <= eps * (counts - 1) * sizes).all() and self._is_rounding(apart, sums)
+            return sums / 2 + twins / 2 if rounding else sums
+
+    def hermitian_part(self, values: Any) -> Any:
+        """`(A + Aᴴ) / 2` of a matrix without duplicates, where that moves no entry by more than roundoff of its row and column; else A itself."""
+        if self.mirror is None:
+            return values
+        own, mirror = self.canonical(values), self.mirror.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            twins = own[mirror].conj()
+            apart = abs(own - twins)
+            if not apart.any() or not self._is_rounding(apart, own):
+                return values
+            even = np.empty_like(values)
+            even[self.order] = own / 2 + twins / 2
+        return even
+
+    def _is_rounding(self, apart: Any, canonical: Any) -> bool:
+        """Whether differences of entries are no more than some roundoffs of the sizes in their rows and columns."""
+        rows = np.bincount(self.columns, abs(canonical), self.shape[0])
+        least = np.minimum(rows[self.csc_indices], rows[self.columns])
+        return bool((apart <= _ROUNDOFFS * np.finfo(canonical.dtype).eps * least).all())
 
     def ones(self, dtype: Any) -> Any:
         """`(columns,)` of ones."""
