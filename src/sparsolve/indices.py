@@ -99,7 +99,8 @@ def check_indices(shape: tuple[int, int], **named: Tensor) -> None:
             raise PatternError(sentence(f"{name} is {kind_of(t)}, not a torch.Tensor of indices.", remedy=remedy))
         if t.dtype not in _INDEX_DTYPES:
             fact = f"{name} is {t.dtype}; indices are torch.int32 or torch.int64."
-            raise PatternError(sentence(fact, remedy=f"Use {name}.to(torch.int64)."))
+            swapped = "Swapped arguments, perhaps." if t.is_floating_point() or t.is_complex() else ""
+            raise PatternError(sentence(fact, swapped, f"Indices of another dtype are {name}.to(torch.int64)."))
         if t.dim() != 1:
             raise PatternError(
                 sentence(

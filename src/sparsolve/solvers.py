@@ -141,7 +141,7 @@ class LU(Solver):
 class Cholesky(Solver):
     """Direct solve by Cholesky, `P A Pᴴ = L Lᴴ` or `L D Lᴴ`, for a Hermitian positive definite `A`.
 
-    It is `LU` for those who want any other matrix to be an error, `NotPositiveDefiniteError`; `A` must be exactly Hermitian. Solutions are
+    It is `LU` for those who want any other matrix to be an error, `NotPositiveDefiniteError`; `A` must be Hermitian up to rounding. Solutions are
     checked and refined as by `LU`. SuperLU takes its pivots from the diagonal here, and all of them must be positive (Sylvester's law of
     inertia; Golub and Van Loan, Matrix Computations, 4th ed., section 8.1.5).
 
