@@ -1,4 +1,4 @@
-"""Value and gradient of `slogdet` against one factorization, n solves, and dense torch.
+"""Value, gradient and second derivatives of `slogdet` against one factorization, n solves, and dense torch.
 
     python benchmarks/determinant.py [--only Poisson] [--json benchmarks/results/determinant.json]
 
@@ -23,6 +23,7 @@ from measures import timed
 from peers import COLAMD, SYMMETRIC, torch_pattern
 
 import sparsolve as sps
+from sparsolve.ops import COLUMNS
 
 _COLUMNS, _BLOCKS = 64, 4  # of the identity at a time; how many of these are timed
 _DENSE = 2000  # unknowns, up to which dense torch is
@@ -46,6 +47,9 @@ def calls(A: Any, rounds: int) -> dict[str, float]:
         v = torch.from_numpy(scale * A.data).requires_grad_()
         y = take("value", lambda v=v: sps.slogdet(sps.SparseMatrix(v, pattern)).logabsdet)
         take("gradient", lambda y=y: y.backward())
+        if not v.is_complex() and n > COLUMNS:  # else it is 2n solves
+            at, along = (v.detach(), pattern.crow, pattern.col, sps.LU().key), torch.randn_like(v)
+            take("second", lambda a=at, w=along: torch.ops.sparsolve.inverse_derivative(a[0], w, *a[1:]))
         unit = np.asfortranarray(np.eye(n, min(_COLUMNS, n)))
         for _ in range(_BLOCKS):
             take("solves", lambda lu=lu, unit=unit: lu.solve(unit))
@@ -66,8 +70,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    print("| system | n | factorization, ms | value / it | value + gradient / it | n solves, ms | dense torch, ms |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| system | n | factorization, ms | value / it | value + gradient / it | second / it | n solves, ms | dense torch, ms |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for name, system in GALLERY.items():
         if options.only in name:
             A = system.matrix()
@@ -75,9 +81,10 @@ def main() -> None:
             rows.append({"system": name, "n": A.shape[0], "nnz": int(A.nnz), "ms": ms})
             one, both = ms["value"], ms["value"] + ms["gradient"]
             dense = f"{ms['dense']:.0f}" if "dense" in ms else "–"
+            second = f"{ms['second'] / ms['factorization']:.2g}" if "second" in ms else "–"
             print(
                 f"| {name} | {A.shape[0]} | {ms['factorization']:.3g} | {one / ms['factorization']:.2g} "
-                f"| {both / ms['factorization']:.2g} | {ms['solves']:.3g} | {dense} |",
+                f"| {both / ms['factorization']:.2g} | {second} | {ms['solves']:.3g} | {dense} |",
                 flush=True,
             )
     if options.json:

@@ -600,3 +600,10 @@ def test_every_method_on_every_system_it_applies_to(method: Any, system: str, dt
     assert converged == (system != "badly scaled")
     if converged:
         assert ((b - D @ x).norm(dim=0) <= 1.001e-9 * b.norm(dim=0)).all()
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_residual_that_is_reported_does_not_depend_on_the_size_of_b(size: float) -> None:
+    A, b = poisson(8, torch.float64), torch.linspace(1, 2, 64).double()
+    expected = sps.solve_with_info(A, b, sps.CG(maxiter=2)).info.residual
+    torch.testing.assert_close(sps.solve_with_info(A, size * b, sps.CG(maxiter=2)).info.residual, expected)
