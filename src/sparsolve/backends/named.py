@@ -27,6 +27,7 @@ METHODS = ("cg", "cgs", "minres", "gmres")
 OWN: ContextVar[dict[str, Any]] = ContextVar("OWN", default={})  # noqa: B039
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _RTOL, _RESTART = 1e-5, 20  # SciPy's defaults
+_LEAST = 1e-12  # of an absolute tolerance that is taken for a relative one
 _EPS = float(np.finfo(np.float64).eps)
 _SENSIBLE = 1000.0  # `‖ |A| |x| ‖ / ‖b‖` up to which rounding alone excuses a residual
 _CAUSES = {
@@ -63,7 +64,8 @@ class ByName:
         restart: gmres only.
         M: approximates the inverse; an array, sparse matrix, LinearOperator or tensor.
         transposed: the matrices are adjoints of that which M was made for, and right-hand sides are gradients, whose
-            size says nothing: no absolute tolerance (where rtol is 0, atol is taken relative to `‖b‖`), no x0, no callback.
+            size says nothing: no absolute tolerance (where rtol is 0, atol is taken relative to `‖b‖`, but no less than 1e-12), no x0, no
+            callback.
         derivative: the same about right-hand sides, for a tangent or a higher derivative.
     """
 
@@ -118,7 +120,7 @@ class System:
         self.size = length(self.b)
         relative = how.transposed or how.derivative
         atol = 0.0 if relative else float(shifted(np.float64(how.atol), -self._exponent))
-        rtol = (how.rtol or min(how.atol, _RTOL)) if relative else how.rtol
+        rtol = (how.rtol or min(max(how.atol, _LEAST), _RTOL)) if relative else how.rtol
         self.bound = max(rtol * self.size, atol)
 
     def start(self, x0: Any) -> Any:
