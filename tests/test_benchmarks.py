@@ -105,7 +105,7 @@ def test_determinants(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "d.json").read_text())["rows"]
     assert all(t > 0 for t in row["ms"].values())
-    assert row["ms"].keys() == {"factorization", "value", "gradient", "solves", "dense"}
+    assert row["ms"].keys() == {"factorization", "second", "value", "gradient", "solves", "dense"}
 
 
 def test_features_are_those_of_the_readme() -> None:
