@@ -23,7 +23,6 @@ from measures import timed
 from peers import COLAMD, SYMMETRIC, torch_pattern
 
 import sparsolve as sps
-from sparsolve.ops import COLUMNS
 
 _COLUMNS, _BLOCKS = 64, 4  # of the identity at a time; how many of these are timed
 _DENSE = 2000  # unknowns, up to which dense torch is
@@ -47,7 +46,7 @@ def calls(A: Any, rounds: int) -> dict[str, float]:
         v = torch.from_numpy(scale * A.data).requires_grad_()
         y = take("value", lambda v=v: sps.slogdet(sps.SparseMatrix(v, pattern)).logabsdet)
         take("gradient", lambda y=y: y.backward())
-        if not v.is_complex() and n > COLUMNS:  # else it is 2n solves
+        if not v.is_complex():  # else it is 2n solves
             at, along = (v.detach(), pattern.crow, pattern.col, sps.LU().key), torch.randn_like(v)
             take("second", lambda a=at, w=along: torch.ops.sparsolve.inverse_derivative(a[0], w, *a[1:]))
         unit = np.asfortranarray(np.eye(n, min(_COLUMNS, n)))

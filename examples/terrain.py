@@ -5,7 +5,6 @@ Field       x on a grid, x ~ N(0, Q⁻¹) with Q = τ² P P, P = κ² I + K, K t
 Posterior   x given y is N(x̂, H⁻¹), H = Q + γ S, x̂ = γ H⁻¹ y, with S = 1 at the measured points.
 Learning    log p(y) = ½ log det Q − ½ log det H + ½ m log γ − ½ γ y·(y − x̂) + const, exactly, with its exact gradient. L-BFGS maximizes.
 Uncertainty The variances are the diagonal of H⁻¹, of which only the entries on H's pattern are computed.
-Sampling    H = Bᵀ B with B = [τ P; √γ S], so H⁻¹ Bᵀ z has covariance H⁻¹ if z is white: a product and a solve for each.
 
 The heights are matplotlib's sample of the Jacksboro fault, Tennessee.
 
@@ -56,13 +55,9 @@ class Field:
         m = self.S.values.sum()
         return (fit - Q + H) / m - theta[2]
 
-    def samples(self, theta: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """`(n, count)` from N(0, H⁻¹)."""
-        n = self.I.nnz
-        z = torch.randn(2 * n, count, dtype=torch.float64, generator=generator)
-        P = self.K + (2 * theta[1]).exp() * self.I
-        white = theta[0].exp() * (P @ z[:n]) + (theta[2] / 2).exp() * (self.S @ z[n:])
-        return sps.solve(self.posterior(theta), white, SPD)
+    def deviation(self, theta: Tensor) -> Tensor:
+        """`(n,)`: the posterior's standard deviations."""
+        return sps.inverse_entries(self.posterior(theta), SPD).diagonal().sqrt()
 
 
 def heights(step: int) -> Tensor:
@@ -101,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     theta = theta.detach()
     mean = field.mean(theta, y)
-    deviation = sps.inverse_entries(field.posterior(theta), SPD).diagonal().sqrt()
+    deviation = field.deviation(theta)
     at = torch.cartesian_prod(*(torch.arange(size) for size in truth.shape)).numpy()
     linear, nearest = (scipy.interpolate.griddata(at[measured], x[measured], at, how) for how in ("linear", "nearest"))
     linear = torch.from_numpy(np.where(np.isnan(linear), nearest, linear))

@@ -36,7 +36,8 @@ def sparse_solve_c4t(
         transpose_solve: the same for the transposed (complex: adjoint) system, which it is given; by default as `solve`.
         tol, rtol, atol: the iterative methods reach `‖b − A x‖ <= max(rtol ‖b‖, atol)` (1e-5 and 0 by default), computed
             in double, before x is rounded to its dtype; `tol` is another name of `rtol`. Where that is below 5e-13 ‖b‖, a residual
-            that is rounding error is accepted. atol is in B's units, for `A x = B`; derivatives are relative to their own size, to 1e-12 of it at least.
+            that is rounding error is accepted. atol is in B's units, for `A x = B`; derivatives are relative to their own size
+            (where rtol is 0, by atol, or 1e-12 if that is less).
         maxiter: as in SciPy; for gmres, restart cycles of `restart` steps (20 by default).
         M: an approximation of A⁻¹: array, sparse matrix, LinearOperator or tensor. For the transposed system cgs and gmres use its
             adjoint, if it has one.

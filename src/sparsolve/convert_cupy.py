@@ -16,8 +16,8 @@ from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse
 from .convert_checks import rising, undescribed, unknown_dtype
-from .errors import of_device, sentence
-from .indices import rows
+from .errors import PatternError, of_device, sentence
+from .indices import check_entries, rows
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 
@@ -28,7 +28,7 @@ _DTYPES = (torch.bool, torch.float32, torch.float64, torch.complex64, torch.comp
 def t2c_csr(T: Tensor) -> Any:
     """The CuPy CSR matrix of a checked CSR tensor."""
     values, (crow, col) = _owned(T.values()), _narrow(T, T.crow_indices(), T.col_indices())
-    canonical = bool(rising(_rows(crow, col), col).all())
+    canonical = bool(rising(_rows(crow, col, T.shape), col).all())
     if not canonical:
         crow, col = crow.clone(), col.clone()
     with here(T.device) as at:
@@ -60,7 +60,7 @@ def c2t_csr(M: Any) -> Tensor:
     indptr, indices, data = _taken(M.indptr, M.indices, M.data)
     indices, data = (t[: int(indptr[-1])] for t in (indices, data))
     index = torch.promote_types(indptr.dtype, indices.dtype)
-    row = _rows(indptr, indices)
+    row = _rows(indptr, indices, M.shape)
     if not rising(row, indices).all():
         row, indices, data = _summed(row, indices, data, tuple(M.shape))
         indptr = torch.searchsorted(row, torch.arange(M.shape[0] + 1, device=row.device, dtype=row.dtype))
@@ -107,11 +107,12 @@ def _owned(values: Tensor) -> Tensor:
     return values.resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
 
 
-def _rows(crow: Tensor, col: Tensor) -> Tensor:
+def _rows(crow: Tensor, col: Tensor, shape: Any) -> Tensor:
     """The row of each entry."""
-    wrong = torch.stack([crow[0] != 0, crow[-1] != col.shape[0], (crow[1:] < crow[:-1]).any()])
-    if wrong.any():
-        raise undescribed("the row pointers must rise from 0 to the number of entries.", _LOOK)
+    try:
+        check_entries(crow, col, tuple(shape))
+    except PatternError as error:
+        raise undescribed(str(error), _LOOK) from error
     return rows(crow, col.shape[0])
 
 

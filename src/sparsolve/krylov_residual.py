@@ -113,9 +113,8 @@ def minres(s: Columns) -> None:
         above = past_beta if s.step else zero  # the first beta is ‖r‖, not an entry of the tridiagonal matrix
         most = xp.maximum(most, xp.hypot(alpha, xp.hypot(beta, above)))  # of the order of ‖A‖
         qr, column, rest = _next_rotation(xp, qr, alpha, beta)
-        fit = (
-            (past_beta > 0) & (column[2] > s.eps * most) & (rest > s.eps * most)
-        )  # rest is ‖A r‖ / ‖r‖ before this step
+        # rest is ‖A r‖ / ‖r‖ before this step
+        fit = (past_beta > 0) & (column[2] > s.eps * most) & (rest > s.eps * most)
         c, sine = qr[:2]
         past_w, w = w, _direction(s, z, w, past_w, *column)
         s.add(x, s.where(fit, c * phi), w)

@@ -7,17 +7,18 @@ reads the entries of `A⁻¹` only where `Aᵀ` has its own. With `G = A⁻ᴴ` 
 **inverse_entries.** `G = A⁻ᴴ` on P has the tangent `Ġ = D(Ȧ)` with `D(W) = −(A⁻ᴴ Wᴴ A⁻ᴴ)` on P. Since `⟨Ḡ, D(Ȧ)⟩ = −Re tr(Ḡᴴ A⁻ᴴ Ȧᴴ A⁻ᴴ)
 = ⟨D(Ḡ), Ȧ⟩`, the adjoint is the same function of Ḡ.
 
-**inverse_derivative.** `D(W) = −Σ_k u_k v_kᴴ` on P with `u_k = A⁻ᴴ e_k`, `v_k = A⁻¹ W e_k`: solves, products and samples, from which all further
-derivatives follow. Of matrices that are not small it is an op, since there is a faster way for real ones (`backends/inverse_derivative.py`), with
+**inverse_derivative.** `D(W) = −Σ_k u_k v_kᴴ` on P with `u_k = A⁻ᴴ e_k`, `v_k = A⁻¹ W e_k`. It is an op, since there is a faster way for real
+matrices than 2n solves (`backends/inverse_derivative.py`), with
 
     Ḋ = D(Ẇ) + E(W, Ȧ),  W̄ = D(D̄),  Ā = E(W, D̄)    with E(W, C) = A⁻ᴴ Wᴴ A⁻ᴴ Cᴴ A⁻ᴴ + A⁻ᴴ Cᴴ A⁻ᴴ Wᴴ A⁻ᴴ on P
 
-by the product rule and `⟨D̄, A⁻ᴴ Ȧᴴ Y⟩ = ⟨Y D̄ᴴ A⁻ᴴ, Ȧ⟩`. E is `Σ_k` of `(A⁻ᴴ Wᴴ A⁻ᴴ e_k) (A⁻¹ C e_k)ᴴ`, and the same with W and C exchanged.
+by the product rule and `⟨D̄, A⁻ᴴ Ȧᴴ Y⟩ = ⟨Y D̄ᴴ A⁻ᴴ, Ȧ⟩`. E is `Σ_k` of `(A⁻ᴴ Wᴴ A⁻ᴴ e_k) (A⁻¹ C e_k)ᴴ`, and the same with W and C exchanged:
+solves, products and samples, from which all further derivatives follow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
     Cost:
         One factorization by SuperLU, kept apart from those of `solve`; for the gradient of each `A` two to three times its flops, once. Where the
         patterns of L and U are very unlike, the gradient takes n solves instead. A second derivative in one direction takes a complex
-        factorization and the same flops with it (Squire and Trapp, 1998); 2n solves where A is complex, or n at most 128. Third ones take 4n solves.
+        factorization and the same flops with it (Squire and Trapp, 1998); 2n solves where A is complex, or small. Third ones take 5n solves.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]], dtype=torch.float64).to_sparse().requires_grad_()
@@ -193,12 +194,13 @@ def _logdet_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: Te
 
 
 def _entries_backward(inputs: Sequence[Any], G: None, needs: Sequence[bool], grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _derivative(grad, *inputs), None, None, None
+    values, *rest = inputs
+    return _inverse_derivative(values, grad, *rest), None, None, None
 
 
 def _entries_jvp(inputs: Sequence[Any], G: None, tangents: Tangents) -> Tensor:
-    assert tangents[0] is not None
-    return _derivative(tangents[0], *inputs)
+    values, *rest = inputs
+    return _inverse_derivative(values, tangents[0], *rest)  # type: ignore[no-any-return]
 
 
 def _entries_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Any:
@@ -209,42 +211,22 @@ def _entries_vmap(info: Any, dims: Sequence[int | None], values: Tensor, crow: T
 # ---- inverse_derivative: Ḋ = D(Ẇ) + E(W, Ȧ);  W̄ = D(D̄),  Ā = E(W, D̄)
 
 
-def _derivative(w: Tensor, values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
-    """`D(W) = −(A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, for W with the entries w on it."""
-    if crow.shape[0] - 1 > ops.COLUMNS:
-        return _inverse_derivative(values, w, crow, col, solver)  # type: ignore[no-any-return]
-    total = torch.zeros_like(w)
-    for unit, u in _inverse_columns(values, crow, col, solver):
-        total = total - sample(crow, col, u, _solved_product(w, unit, values, crow, col, solver, False))
-    return total
-
-
 def _second(w: Tensor, c: Tensor, values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
-    """`E(W, C) = (A⁻ᴴ Wᴴ A⁻ᴴ Cᴴ A⁻ᴴ + A⁻ᴴ Cᴴ A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern."""
-    total = torch.zeros_like(w)
-    for unit, u in _inverse_columns(values, crow, col, solver):
-        for one, other in ((w, c), (c, w)):
-            left = _solved_product(one, u, values, crow, col, solver, True)
-            total = total + sample(crow, col, left, _solved_product(other, unit, values, crow, col, solver, False))
-    return total
+    """`E(W, C) = (A⁻ᴴ Wᴴ A⁻ᴴ Cᴴ A⁻ᴴ + A⁻ᴴ Cᴴ A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, some columns of the identity at a time."""
+    n, total = crow.shape[0] - 1, torch.zeros_like(w)
 
+    def solved(b: Tensor, adjoint: bool) -> Tensor:
+        return solve_columns(values, crow, col, b, solver, adjoint)[0]
 
-def _inverse_columns(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Columns of the identity, some at a time, and of `A⁻ᴴ`."""
-    n = crow.shape[0] - 1
     for start in range(0, n, ops.COLUMNS):
         width = min(ops.COLUMNS, n - start)
         unit = torch.eye(n, width, dtype=values.dtype, device=values.device).roll(start, 0)
         unit = unit.expand(*values.shape[:-1], n, width)
-        yield unit, solve_columns(values, crow, col, unit, solver, True)[0]
-
-
-def _solved_product(
-    w: Tensor, x: Tensor, values: Tensor, crow: Tensor, col: Tensor, solver: str, adjoint: bool
-) -> Tensor:
-    """`A⁻¹ W x`, or `A⁻ᴴ Wᴴ x`."""
-    product = matmul(w, crow, col, x, crow.shape[0] - 1, adjoint)
-    return solve_columns(values, crow, col, product, solver, adjoint)[0]
+        u = solved(unit, True)
+        for one, other in ((w, c), (c, w)):
+            left = solved(matmul(one, crow, col, u, n, True), True)
+            total = total + sample(crow, col, left, solved(matmul(other, crow, col, unit, n, False), False))
+    return total
 
 
 def _derivative_backward(
@@ -252,14 +234,14 @@ def _derivative_backward(
 ) -> tuple[Tensor | None, ...]:
     values, w, *rest = inputs
     d_values = _second(w, grad, values, *rest) if needs[0] else None
-    d_w = _derivative(grad, values, *rest) if needs[1] else None
+    d_w = _inverse_derivative(values, grad, *rest) if needs[1] else None
     return d_values, d_w, None, None, None
 
 
 def _derivative_jvp(inputs: Sequence[Any], D: None, tangents: Tangents) -> Tensor:
     values, w, *rest = inputs
     by_values = None if tangents[0] is None else _second(w, tangents[0], values, *rest)
-    by_w = None if tangents[1] is None else _derivative(tangents[1], values, *rest)
+    by_w = None if tangents[1] is None else _inverse_derivative(values, tangents[1], *rest)
     return summed(by_values, by_w)
 
 

@@ -115,9 +115,8 @@ def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tens
     to, batch = namespace(vs), values.shape[:-1]
     log = to.asarray(np.array([d.log for d in found], dtype=vs.dtype))
     sign = to.asarray(np.array([d.sign for d in found], dtype=vs.real.dtype))
-    return on.tensor(log).reshape(batch).clone(), on.tensor(sign).reshape(
-        batch
-    ).clone()  # views could not be written to
+    log, sign = (on.tensor(a).reshape(batch).clone() for a in (log, sign))  # views could not be written to
+    return log, sign
 
 
 @_opaque("inverse_entries")

@@ -165,8 +165,8 @@ class Substitution:
     def __init__(self, lu: Any) -> None:
         orders = (lu.ordering.rows, lu.ordering.columns) if isinstance(lu, Reordered) else (None, None)
         self._rows, self._columns = (None if order is None else cupy().asarray(order) for order in orders)
-        (scipys,) = (lu.inner if isinstance(lu, Reordered) else lu).box
-        self._lu = sparse_linalg().SuperLU(scipys)
+        held = lu.inner if isinstance(lu, Reordered) else lu
+        self._lu = sparse_linalg().SuperLU(held.box[0])
         for factor in (self._lu.L, self._lu.U):
             factor.has_canonical_format = True  # else CuPy looks, and waits
 

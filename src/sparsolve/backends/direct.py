@@ -196,6 +196,7 @@ class DirectFactor:
             return self._of_one_size(stage, b, adjoint)
 
     def _of_one_size(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
+        """The same where no column is so small that its products underflow."""
         again = lambda residual: self._substitute(stage, residual, adjoint)  # noqa: E731
         exact = self._low is None and not stage.perturbed
         x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)

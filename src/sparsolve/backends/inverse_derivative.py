@@ -20,11 +20,12 @@ from ..solvers import LU, Cholesky
 from ..threads import each
 from .balance import balanced, scaled
 from .host import Structure
-from .readable import Factor, entry_of
+from .readable import ROUNDING, Factor, entry_of
 
 __all__ = ["derivatives"]
 
 _STEP = -200  # ε W is 2^_STEP A, or less
+_FEW = 64  # unknowns, up to which solves take less time
 _WORTH_A_THREAD = 1000  # unknowns
 
 
@@ -40,7 +41,7 @@ def derivatives(structure: Structure, values: Any, directions: Any, solver: LU |
 
 
 def _derivative(structure: Structure, values: Any, direction: Any, solver: LU | Cholesky) -> Any:
-    if values.dtype.kind == "c":
+    if values.dtype.kind == "c" or structure.shape[0] <= _FEW:
         return None
     unique = structure.unique
     balance = balanced(unique, structure.merged(values).astype(np.float64))
@@ -64,7 +65,7 @@ def _derivative(structure: Structure, values: Any, direction: Any, solver: LU | 
 def _is_derivative(structure: Structure, A: Any, W: Any, Z: Any, change: Any) -> bool:
     """Whether the diagonals of `A Ż + W Z` and of `Ż A + Z W` are zero, up to rounding."""
     n = structure.shape[0]
-    tolerance = np.finfo(np.float64).eps * max(1e3, n)
+    tolerance = np.finfo(np.float64).eps * max(ROUNDING, n)
     parts = A * change, W * Z
     for line in (structure.rows, structure.indices):
         total = np.bincount(line, parts[0] + parts[1], n)

@@ -26,13 +26,13 @@ from .host import Structure
 from .ordering import Reordered
 from .selected_inverse import selected_inverse
 
-__all__ = ["Factor", "entry_of"]
+__all__ = ["ROUNDING", "Factor", "entry_of"]
 
 # SuperLU's, in any order
 _READABLE = (Strategy.SUPERLU_SYMMETRIC, Strategy.SUPERLU, Strategy.SUPERLU_CHOLESKY, Strategy.METIS)
 _MORE = 4  # times the entries of L and U, that their fronts may have
 _COLUMNS = 64  # of the inverse, solved for at a time
-_ROUNDING = 1e3  # units of roundoff, or n, that the checks of the inverse leave
+ROUNDING = 1e3  # units of roundoff, or n, that the checks of the inverse leave
 
 
 def entry_of(structure: Structure) -> Any:
@@ -129,7 +129,7 @@ class Factor(DirectFactor):
     def _is_inverse(self, Z: Any) -> bool:
         """Whether the diagonals of `A Z` and `Z A` are ones, up to rounding."""
         structure, A = self._structure, self._values
-        tolerance = self._error.limits.eps * max(_ROUNDING, structure.shape[0])
+        tolerance = self._error.limits.eps * max(ROUNDING, structure.shape[0])
         product, n = A * Z, structure.shape[0]
         for line in (structure.rows, structure.indices):
             parts = [np.bincount(line, part, n) for part in (product.real, product.imag, np.abs(product))]

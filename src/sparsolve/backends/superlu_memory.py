@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -47,7 +48,7 @@ class Held:
 
 
 class _Maker(threading.Thread):
-    """Makes objects, and lets go of them, one after another; it waits for nobody."""
+    """Makes objects, and lets go of them, one after another; it waits for nobody. (Threads of `concurrent.futures` end before `atexit`.)"""
 
     def __init__(self) -> None:
         super().__init__(name="sparsolve SuperLU", daemon=True)
@@ -67,15 +68,16 @@ class _Maker(threading.Thread):
     def make(self, call: Callable[[], Any]) -> Held:
         """What `call` makes, from another thread."""
         future: Future[Held] = Future()
-
-        def task() -> None:
-            try:
-                future.set_result(Held([call()], self._give_back))
-            except BaseException as error:  # to be raised where it was asked for
-                future.set_exception(error)
-
-        self._tasks.put(task)
+        self._tasks.put(partial(self._make, future, call))
         return future.result()
+
+    def _make(self, future: Future[Held], call: Callable[[], Any]) -> None:
+        try:
+            future.set_result(Held([call()], self._give_back))
+        except BaseException as error:  # to be raised where it was asked for
+            future.set_exception(error)
+        finally:
+            del future, call  # which the error's traceback would hold, and they it
 
     def _give_back(self, box: list[Any]) -> None:
         self._tasks.put(box.clear)
