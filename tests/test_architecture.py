@@ -32,6 +32,7 @@ ORDER = [
     "memo",
     "threads",
     "tickets",
+    "kept",
     "registration",
     "solvers",
     "preconditioner_records",

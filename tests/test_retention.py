@@ -33,6 +33,10 @@ class Memory:
 
     gone = False
 
+    @property
+    def cdata(self):
+        return id(self)
+
     def expired(self):
         return self.gone
 

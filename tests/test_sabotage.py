@@ -160,7 +160,19 @@ def jacobian(f: F, dtype: torch.dtype) -> Any:
     return [j(real, (0, 1))(v, b) for j in (jacrev, jacfwd)]
 
 
-PROBES = [value, reverse, forward, second, batched, native, jacobian]
+def plain(f: F, dtype: torch.dtype) -> Any:
+    """`torch.autograd.grad` where no transform is: backward in one step."""
+
+    def gradients(v: Tensor, b: Tensor) -> Any:
+        leaves = [v.clone().requires_grad_(), b.clone().requires_grad_()]
+        x = f(*leaves)
+        return torch.autograd.grad(x, leaves, _random(3, dtype, *x.shape))
+
+    v, b = _values(dtype), _b(dtype)
+    return [gradients(v, b), gradients(v, b[:, 0]), gradients(_values(dtype, M), _b(dtype, M))]
+
+
+PROBES = [value, reverse, forward, second, batched, native, jacobian, plain]
 KINDS = [(op, adjoint) for op in ("solve", "matmul") for adjoint in (False, True)]
 
 
@@ -562,9 +574,39 @@ MISTAKES = [
     Mistake(
         "tangent rule given dual numbers",
         registration._primal,
-        "_unpack_dual(t, level=0)[0] if _transforming() else t",
+        "_unpack_dual(t, level=0)[0]",
         "t",
         "second real",
+    ),
+    # the backward in one step
+    Mistake("its sign lost", ops.solve_backward.__wrapped__, "(-sampled)", "sampled", "plain real, plain complex"),
+    Mistake(
+        "its roles not swapped for the adjoint",
+        ops.solve_backward.__wrapped__,
+        "(structure, v, u) if adjoint",
+        "(structure, u, v) if adjoint",
+        "plain real, plain complex",
+    ),
+    Mistake(
+        "its solve not with the adjoint",
+        ops.solve_backward.__wrapped__,
+        "found.solve(on.array(grad), solver, not adjoint)",
+        "found.solve(on.array(grad), solver, adjoint)",
+        "plain real, plain complex",
+    ),
+    Mistake(
+        "a batch's solves not with the adjoint",
+        ops.solve_backward.__wrapped__,
+        "grad, solver, not adjoint, False",
+        "grad, solver, adjoint, False",
+        "plain real, plain complex",
+    ),
+    Mistake(
+        "its b forgotten",
+        calculus._solve_pulled,
+        "lam if needs[3] else None",
+        "None",
+        "plain real, plain complex",
     ),
     # products and solves on the CPU
     Mistake(
@@ -599,8 +641,8 @@ MISTAKES = [
     Mistake(
         "row and column swapped in sample, a batch",
         host.sampled,
-        "rows, columns = structure.places",
-        "columns, rows = structure.places",
+        "rows, columns = structure.rows",
+        "columns, rows = structure.rows",
         "native real, native complex",
     ),
     Mistake(
@@ -707,7 +749,7 @@ MISTAKES = [
         "log_determinant real",
     ),
     # the memo
-    Mistake("memo that ignores values", array_key._bits, "return a.tobytes()", 'return b""', "wrong_hits"),
+    Mistake("memo that ignores values", array_key.key_of, "[a.tobytes()", '[b""', "wrong_hits"),
     Mistake("memo that compares samples", array_key._same, "(a == b).all()", "True", "wrong_hits"),
     Mistake(
         "memo that ignores the pattern",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Hashable
 from functools import reduce
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,14 +24,15 @@ def key_of(rest: Hashable, arrays: tuple[Any, ...], summed: bool) -> Key:
     for a in arrays:
         if a.nbytes > _WHOLE:
             return ArrayKey(rest, arrays, summed)
-    return SmallKey(rest, tuple(map(_bits, arrays)))
+    return SmallKey((rest, tuple([a.tobytes() if isinstance(a, np.ndarray) else _bits(a) for a in arrays])))
 
 
-class SmallKey(NamedTuple):
-    """The key of small arrays: their bytes, which Python compares and hashes itself."""
+class SmallKey(tuple[Hashable, tuple[bytes, ...]]):
+    """The key of small arrays: the rest, and their bytes. Python compares and hashes it itself, and makes it sooner than a named tuple."""
 
-    rest: Hashable
-    arrays: tuple[bytes, ...]
+    __slots__ = ()
+    rest: Any = property(operator.itemgetter(0))
+    arrays: Any = property(operator.itemgetter(1))
 
     def own(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """`given`, the arrays that the key was made of: in the key's memory and read-only, where they are NumPy's."""
@@ -60,7 +61,7 @@ class ArrayKey:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ArrayKey) or self.rest != other.rest:
+        if not isinstance(other, ArrayKey) or self._hash != other._hash or self.rest != other.rest:
             return False
         return bool(reduce(operator.and_, (_same(a, b) for a, b in zip(self.arrays, other.arrays, strict=True))))
 
@@ -89,7 +90,10 @@ Key: TypeAlias = SmallKey | ArrayKey
 
 def _as_given(bits: Any, a: Any) -> Any:
     """The key's copy as an array like the one that it was made of; of what is on a device, that one itself."""
-    return np.frombuffer(bits, dtype=a.dtype).reshape(a.shape) if isinstance(a, np.ndarray) else a
+    if not isinstance(a, np.ndarray):
+        return a
+    copy = np.frombuffer(bits, dtype=a.dtype)
+    return copy if a.ndim == 1 else copy.reshape(a.shape)
 
 
 def _bits(a: Any) -> Any:

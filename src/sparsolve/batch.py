@@ -9,19 +9,44 @@ import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
-from .retention import Source
+from .retention import Entry, Source
 from .solvers import asked
 from .threads import each
 
-__all__ = ["REPORT", "Batch", "columns", "located", "relative_residual"]
+__all__ = ["REPORT", "Batch", "Found", "columns", "located", "relative_residual"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
+
+
+class Found:
+    """The pattern's analysis and the factorization that one system was solved with, for its gradient to go on from.
+
+    The factorization is the memo's, which may let go of it.
+    """
+
+    __slots__ = ("_entry", "_key", "structure")
+
+    def __init__(self, structure: Any, key: str, entry: ref[Entry[Any]]) -> None:
+        self.structure, self._key, self._entry = structure, key, entry
+
+    def solve(self, b: Any, solver: str, adjoint: bool) -> Any:
+        """The solution for `(n, k)` right-hand sides; None where another factorization is needed."""
+        _, key, purpose = asked(solver)
+        entry = self._entry() if key == self._key else None
+        factor = None if entry is None else FACTORS.again(entry)
+        if factor is None:
+            return None
+        try:
+            return _whole(factor, b, adjoint, None).x
+        except SolveError as error:
+            raise located(error, None, adjoint, purpose) from error
 
 
 class Batch:
@@ -55,8 +80,14 @@ class Batch:
         self.record, self.key, self.purpose = asked(solver)
         self.module = solver_module(type(self.record).__name__, device)
         self.source, self.adjoint, self.report = source, adjoint, report
+        self.entry: Entry[Any] | None = None
         self.x = self.on.empty(b.shape, b)
         self.reports = self.on.zeros((len(b), REPORT, b.shape[2] if report else 0))
+
+    @property
+    def found(self) -> Found | None:
+        """What a gradient can go on from."""
+        return None if self.entry is None or len(self.b) > 1 else Found(self.structure, self.key, ref(self.entry))
 
     def solve(self, distinct: bool) -> None:
         """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`.
@@ -64,8 +95,13 @@ class Batch:
         Args:
             distinct: whether no matrix is there twice, as far as is known.
         """
-        left = list(range(len(self.b))) if self.b.size else []
-        if distinct and left:
+        if not self.b.size:
+            return
+        if len(self.b) == 1:
+            self._one(0)
+            return
+        left = list(range(len(self.b)))
+        if distinct:
             left = self._left_alone(left)
         if left:
             first = self._one(left[0])  # what it finds out about the pattern, the others use, whichever thread is first
@@ -114,9 +150,13 @@ class Batch:
         """The factorization of a matrix, made now or found again."""
 
         def remembered(make: Callable[[Any], Any], key: str = self.key) -> Any:
-            return FACTORS.get(self._key(key), (self.values[i],), make, self._source(i))
+            self.entry = FACTORS.entry(self._key(key), (self.values[i],), make, self._source(i))
+            return self.entry.value
 
-        return self.module.factorize(self.structure, self.values[i], self.record, remembered)  # type: ignore[no-any-return]
+        factor: Factor = self.module.factorize(self.structure, self.values[i], self.record, remembered)
+        if self.entry is not None and self.entry.value is not factor:
+            self.entry = None  # a part of it
+        return factor
 
     def _key(self, key: str, *more: str) -> tuple[Any, ...]:
         return key, self.structure, self.values.dtype, *more

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from . import ops
 from .errors import PatternError, sentence
+from .kept import Body
 from .registration import attach
 from .solvers import cotangent, tangent
 
@@ -83,6 +84,17 @@ def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], gra
     if report:  # a column that failed is NaN, and does no harm where no gradient of it is asked for
         x = torch.where((lam == 0).all(dim=-2, keepdim=True), 0.0, x)
     d_values = -_outer(crow, col, lam, x, adjoint) if needs[0] else None
+    return d_values, None, None, lam if needs[3] else None, None, None, None, None
+
+
+def _solve_pulled(
+    inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], grad: Tensor, found: Any
+) -> tuple[Tensor | None, ...]:
+    """The same in one step, where no other derivative or transform is to see its two."""
+    _, _, _, _, solver, _, report, *_ = inputs
+    if report:
+        return _solve_backward(inputs, x, needs, grad)
+    lam, d_values = ops.solve_backward(x, grad, found, inputs, cotangent(solver), needs[0])
     return d_values, None, None, lam if needs[3] else None, None, None, None, None
 
 
@@ -207,10 +219,13 @@ def _unfold(x: Tensor, size: int, k: int) -> Tensor:
     return x.reshape(*x.shape[:-1], size, k).movedim(-2, 0).contiguous()
 
 
-def _attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int) -> Any:
-    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=unread, body=ops.bodies[name])
+def _attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int, **more: Any) -> Any:
+    body = Body(ops.bodies[name], **more)
+    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=unread, body=body)
 
 
-_solve = _attached("solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7)  # b, x0
+_solve = _attached(
+    "solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7, keep=ops.solve_and_keep, pull=_solve_pulled
+)  # b, x0
 _matmul = _attached("matmul", _matmul_backward, _matmul_jvp, _matmul_vmap, -1)  # y
 _sample = _attached("sample", _sample_backward, _sample_jvp, _sample_vmap, -1)  # s

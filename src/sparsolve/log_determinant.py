@@ -28,6 +28,7 @@ from . import ops
 from .calculus import constant_pattern, lead, matmul, sample, summed
 from .calculus import solve as solve_columns
 from .errors import kind_of, sentence
+from .kept import Body
 from .matrix import SparseMatrix
 from .operands import require_dtype, require_length, require_pattern, uncast
 from .operators import Operator
@@ -254,7 +255,7 @@ def _derivative_vmap(
 
 
 def _attached(name: str, backward: Any, jvp: Any, vmap: Any) -> Any:
-    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=(-1,), body=ops.bodies[name])
+    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=(-1,), body=Body(ops.bodies[name]))
 
 
 _logdet = _attached("logdet", _logdet_backward, _logdet_jvp, _logdet_vmap)

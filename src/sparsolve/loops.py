@@ -27,7 +27,9 @@ def add_product(shape: tuple[int, int], csr: tuple[Any, Any, Any], x: Any, y: An
         y += (A.T if transposed else A) @ x
         return
     m, n = shape[::-1] if transposed else shape
-    if x.ndim == 1 or x.shape[1] == 1:
+    if x.ndim == 1:
+        (_loops.csc_matvec if transposed else _loops.csr_matvec)(m, n, *csr, x, y)  # most calls
+    elif x.shape[1] == 1:
         (_loops.csc_matvec if transposed else _loops.csr_matvec)(m, n, *csr, x.ravel(), y.ravel())
     else:
         (_loops.csc_matvecs if transposed else _loops.csr_matvecs)(m, n, x.shape[1], *csr, x.ravel(), y.ravel())

@@ -55,6 +55,13 @@ class Memo(Generic[T]):
         users: a memo whose keys name this one's values; what names one that is let go of can never be found again, and goes too.
     """
 
+    made: int
+    hits: int
+    nbytes: int
+    _entries: OrderedDict[Key, Entry[T]]
+    _wanted: Retention[T]
+    _newest: Entry[T] | None  # the last one there
+
     def __init__(self, max_bytes: int, summed: bool = True, users: Memo[Any] | None = None) -> None:
         self.max_bytes, self._summed, self._users = max_bytes, summed, users
         self._lock = threading.Lock()
@@ -69,16 +76,27 @@ class Memo(Generic[T]):
             make: gets read-only copies of NumPy's arrays, which the memo keeps in any case, so it may keep them too.
             source: where the arrays came from.
         """
+        return self.entry(rest, arrays, make, source).value  # type: ignore[return-value]
+
+    def entry(
+        self, rest: Hashable, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None = None
+    ) -> Entry[T]:
+        """The entry of `get(rest, arrays, make, source)`, which whoever holds it weakly can use again without a search."""
         key = key_of(rest, arrays, self._summed)
         while True:
             with self._lock:
-                entry = self._entries.get(key)
+                entry = self._newest
+                if entry is None or entry.key != key:  # what was used last is asked for most, and needs no hash
+                    entry = self._entries.get(key)
                 if entry is not None:
-                    self._entries.move_to_end(entry.key)  # itself, not an equal one, so nothing is compared again
+                    if entry is not self._newest:
+                        self._entries.move_to_end(entry.key)  # itself, not an equal one, so nothing is compared again
+                        self._newest = entry
                     if entry.value is not None:
                         self.hits += entry.matrices
-                        self._wanted.serve(entry, source)
-                        return entry.value
+                        if source is not None or not entry.served:
+                            self._wanted.serve(entry, source)
+                        return entry
             if entry is None:
                 made = self._make(key, arrays, make, source)
                 if made is not None:
@@ -87,7 +105,22 @@ class Memo(Generic[T]):
                 with entry.lock:  # wait while another thread makes it, then look again
                     pass
 
-    def _make(self, key: Key, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None) -> T | None:
+    def again(self, entry: Entry[T]) -> T | None:
+        """The value of an entry that was found or made before; None if it has been let go of."""
+        with self._lock:
+            if entry is not self._newest:
+                if self._entries.get(entry.key) is not entry:
+                    return None
+                self._entries.move_to_end(entry.key)
+                self._newest = entry
+            self.hits += entry.matrices
+            if not entry.served:
+                self._wanted.serve(entry, None)
+            return entry.value
+
+    def _make(
+        self, key: Key, arrays: tuple[Any, ...], make: Callable[..., T], source: Source | None
+    ) -> Entry[T] | None:
         """Make the value and keep it, with the entry's lock held; None where another thread was faster."""
         arrays = key.own(arrays)
         entry: Entry[T] = Entry(key)
@@ -96,6 +129,7 @@ class Memo(Generic[T]):
                 with self._lock:
                     if self._entries.setdefault(key, entry) is not entry:
                         return None
+                    self._newest = entry
                 value = make(*arrays)
                 with self._lock:
                     entry.matrices = getattr(value, "matrices", 1)
@@ -107,12 +141,12 @@ class Memo(Generic[T]):
                         self._wanted.hold(entry, source)
                         self._wanted.look()
                         self._shrink()
-                return value
+                return entry
         finally:
             if entry.value is None:
                 with self._lock:
                     if self._entries.get(key) is entry:
-                        del self._entries[key]
+                        self._remove(entry)
 
     def _shrink(self) -> None:
         """Let go of idle entries beyond their share, and of any until the rest fits. The newest stays, since its gradient is still to
@@ -126,15 +160,20 @@ class Memo(Generic[T]):
     def _first_to_go(self, kept: int) -> Entry[T] | None:
         """An idle entry, or else the least recently used, except the `kept` newest."""
         old = islice(self._entries.values(), max(len(self._entries) - kept, 0))
-        newest = next(reversed(self._entries.values()), None) if kept else None
+        newest = self._newest if kept else None
         return next((e for e in chain(self._wanted.idle(), old) if e is not newest and e.value is not None), None)
 
     def _forget(self, entry: Entry[T]) -> None:
-        del self._entries[entry.key]
+        self._remove(entry)
         self._wanted.discard(entry)
         self.nbytes -= entry.nbytes
         if self._users is not None:
             self._users.forget_users(entry.value)
+
+    def _remove(self, entry: Entry[T]) -> None:
+        del self._entries[entry.key]
+        if entry is self._newest:
+            self._newest = next(reversed(self._entries.values()), None)
 
     def forget_users(self, part: Any) -> None:
         """Let go of the entries whose key's rest is a tuple with this very object in it."""
@@ -165,8 +204,9 @@ class Memo(Generic[T]):
     def clear(self) -> None:
         """Forget everything, and set the counts to zero."""
         with self._lock:
-            self._entries: OrderedDict[Key, Entry[T]] = OrderedDict()
-            self._wanted: Retention[T] = Retention()
+            self._entries = OrderedDict()
+            self._newest = None
+            self._wanted = Retention()
             self.made = self.hits = self.nbytes = 0
 
     def __len__(self) -> int:

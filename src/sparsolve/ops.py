@@ -7,7 +7,7 @@ right-hand sides are equal here; `calculus.py` and `operands.py` see to that. Ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Optional
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from .backends import device_module, solver_module
-from .batch import REPORT, Batch, located
+from .batch import REPORT, Batch, Found, located
 from .errors import SolveError
 from .krylov_columns import namespace
 from .memo import FACTORS
@@ -25,7 +25,7 @@ from .retention import Source
 from .solvers import asked
 from .threads import each
 
-__all__ = ["COLUMNS", "bodies", "on_its_device"]
+__all__ = ["COLUMNS", "bodies", "on_its_device", "solve_and_keep", "solve_backward"]
 
 COLUMNS = 128  # of the identity at a time, where the entries of an inverse are solved for
 
@@ -75,14 +75,50 @@ def solve(
 
     With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 4, k)`; without, it is raised.
     """
+    return _tensors(_solved(values, crow, col, b, solver, adjoint, report, x0), b)
+
+
+@on_its_device
+def solve_and_keep(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *more: Any) -> tuple[Any, Found | None]:
+    """`solve`, and what its gradient can go on from."""
+    batch = _solved(values, crow, col, b, *more)
+    return _tensors(batch, b), batch.found
+
+
+def _solved(
+    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
+) -> Batch:
+    """The systems, solved."""
     on, n = device_module(values.device.type), b.shape[-2]
     structure = on.structure_of(crow, col, (n, n))
-    source = _source(values)
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
-    batch = Batch(values.device.type, structure, vs, bs, x0s, solver, source, adjoint=adjoint, report=report)
+    batch = Batch(values.device.type, structure, vs, bs, x0s, solver, _source(values), adjoint=adjoint, report=report)
     batch.solve(distinct=len(vs) > 1 and _all_differ(values))
-    x, reports = batch.x, batch.reports
+    return batch
+
+
+def _tensors(batch: Batch, b: Tensor) -> tuple[Tensor, Tensor]:
+    x, reports, on = batch.x, batch.reports, batch.on
     return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
+
+
+@on_its_device
+def solve_backward(
+    x: Tensor, grad: Tensor, found: Found | None, inputs: Sequence[Any], solver: str, entries: bool
+) -> tuple[Tensor, Tensor | None]:
+    """What `solve` and `sample` are asked for by the gradient of `solve(*inputs)`, at once: `λ`, and `−λ xᴴ` or `−x λᴴ` at the entries."""
+    values, crow, col, _, _, adjoint, *_ = inputs
+    on, lam = device_module(values.device.type), None
+    if found is not None:
+        structure, lam = found.structure, found.solve(on.array(grad), solver, not adjoint)
+    if lam is None:
+        batch = _solved(values, crow, col, grad, solver, not adjoint, False, None)
+        structure, lam = batch.structure, batch.x
+    if not entries:
+        return on.tensor(lam.reshape(grad.shape)), None
+    u, v = _flat(lam, 2), _flat(on.array(x), 2)
+    sampled = on.sampled(structure, v, u) if adjoint else on.sampled(structure, u, v)
+    return on.tensor(lam.reshape(grad.shape)), on.tensor((-sampled).reshape(values.shape))
 
 
 @_opaque("matmul")

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -55,14 +55,23 @@ from torch.autograd import profiler as _profiler
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-from .tickets import hold, restore
+from .kept import Body, Kept
 
-__all__ = ["attach", "is_followed", "is_wrapped", "numbers", "on_the_ground", "one_level_out", "outside_transforms"]
+__all__ = [
+    "Body",
+    "attach",
+    "is_followed",
+    "is_wrapped",
+    "numbers",
+    "on_the_ground",
+    "one_level_out",
+    "outside_transforms",
+]
 
 Rule = Callable[..., Any]
 
 _NOTHING = contextlib.nullcontext()
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _AUTOGRAD = torch._C.DispatchKey.AutogradFunctionality
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 
@@ -158,40 +167,21 @@ def _some_numbers(t: Tensor) -> Tensor:
 
 
 def _primal(t: Tensor) -> Tensor:
-    return _unpack_dual(t, level=0)[0] if _transforming() else t
+    return _unpack_dual(t, level=0)[0]
 
 
-def _nothing_to_record(args: tuple[Any, ...]) -> bool:
+def _nothing_to_record(tensors: Sequence[Any]) -> bool:
     """No transform, no dual level, and no input that wants a gradient: most calls, such as a first-order backward."""
     if _transforming() or forward_ad._current_level >= 0:
         return False
-    return not torch.is_grad_enabled() or not any(isinstance(a, Tensor) and a.requires_grad for a in args)
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return False
+    return True
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Any, unread: tuple[int, ...]) -> None:
-    """Keep the tensors that the rules read for both modes, and everything else as it is; only the first output is differentiable."""
-    first, *rest = output if isinstance(output, tuple) else (output,)
-    ctx.mark_non_differentiable(*rest)
-    tensors = [None if i in unread else a for i, a in enumerate(inputs)] + [None if -1 in unread else first]
-    ctx.constants = [None if isinstance(a, Tensor) else (a,) for a in tensors]
-    ctx.held = [hold(a) for a in inputs if isinstance(a, str)]  # what the backward will ask for by tickets
-    saved = [a for a in tensors if isinstance(a, Tensor)]
-    ctx.save_for_backward(*saved)
-    ctx.save_for_forward(*saved)
-
-
-def _saved(ctx: Any, *, primal: bool) -> tuple[list[Any], Tensor]:
-    """The inputs and the first output, as `_save` kept them: None where no rule reads them."""
-    for held in ctx.held:
-        restore(held)
-    tensors = iter(ctx.saved_tensors)
-    everything = [next(tensors) if constant is None else constant[0] for constant in ctx.constants]
-    if primal:
-        everything = [_primal(a) if isinstance(a, Tensor) else a for a in everything]
-    return everything[:-1], everything[-1]
-
-
-def _at_rest(args: tuple[Any, ...]) -> bool:
+def _at_rest(tensors: Sequence[Any]) -> bool:
     """Whether the dispatcher would go straight to the op's rules and its body: plain tensors with memory, and nobody who changes, traces or
     records calls. (Function modes are Python's, and the dispatcher knows nothing of profilers and of Dynamo, which would compile the body.)
 
@@ -199,11 +189,10 @@ def _at_rest(args: tuple[Any, ...]) -> bool:
     """
     if _included().raw_repr() not in _EAGER or _function_modes() or _profiler._is_profiler_enabled or _compiler():
         return False
-    for a in args:
-        if isinstance(a, Tensor) and not (
-            type(a) in _PLAIN and (a.is_cpu or a.is_cuda) and _has_memory(a) and not a._is_zerotensor()
-        ):
-            return False
+    for t in tensors:
+        if t is None or (type(t) in _PLAIN and (t.is_cpu or t.is_cuda) and _has_memory(t) and not t._is_zerotensor()):
+            continue
+        return False
     return True
 
 
@@ -214,27 +203,29 @@ def _function_of(name: str, forward: Rule, rules: dict[str, Rule]) -> Any:
     return type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
 
 
-def _rules(backward: Rule, jvp: Rule, unread: tuple[int, ...], several: bool) -> tuple[Rule, Rule, Rule]:
-    """`setup_context`, `backward` and `jvp` of a Function whose first output, of several or not, is differentiable."""
-
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _save(ctx, inputs, output, unread)
+def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule | None) -> tuple[Rule, Rule]:
+    """`backward` and `jvp` of a Function whose first output, of several or not, is differentiable."""
 
     def pull(ctx: Any, *grads: Tensor) -> Any:
-        inputs, output = _saved(ctx, primal=False)
+        inputs, output, tensors = kept.found(ctx)
+        if at_once is not None and not torch.compiler.is_compiling():
+            tensors = (*tensors, grads[0])
+            if _at_rest(tensors) and _nothing_to_record(tensors):
+                with _AutoDispatchBelowAutograd():
+                    return at_once(inputs, output, ctx.needs_input_grad, grads[0], ctx.found)
         return backward(inputs, output, ctx.needs_input_grad, grads[0])
 
     def push(ctx: Any, *tangents: Tensor | None) -> Any:
         with _for_outer_levels(torch.is_grad_enabled()):
-            inputs, output = _saved(ctx, primal=True)
+            inputs, output, _ = kept.found(ctx, _primal if _transforming() else None)
             tangent = jvp(inputs, output, tangents)
             return (tangent, None) if several else tangent
 
-    return setup_context, pull, push
+    return pull, push
 
 
 def attach(
-    name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = (), body: Rule | None = None
+    name: str, *, backward: Rule, jvp: Rule, vmap: Rule, unread: tuple[int, ...] = (), body: Body | None = None
 ) -> Callable[..., Any]:
     """Give the op `sparsolve::name` its rules, under every transform.
 
@@ -245,14 +236,15 @@ def attach(
         vmap: the rule as `torch.library.register_vmap` takes it.
         unread: inputs, by place, that `backward` and `jvp` do not read, and -1 for the output. They get None there: what a graph does
             not hold costs no memory, and may be written to before the backward.
-        body: what runs, on any device, if it applies no transforms.
+        body: what may run in its place.
 
     Returns:
         What calls the op: with a body, without the dispatcher where that has nothing to do.
     """
     op = getattr(torch.ops.sparsolve, name).default
-    setup_context, pull, push = _rules(backward, jvp, unread, len(op._schema.returns) > 1)
-    rules = {"setup_context": setup_context, "backward": torch.compiler.disable(pull), "jvp": push}
+    kept = Kept(op._schema, unread)
+    pull, push = _rules(kept, backward, jvp, len(op._schema.returns) > 1, body and body.pull)
+    rules = {"backward": torch.compiler.disable(pull), "jvp": push}
 
     def below(*args: Any) -> Any:
         with _AutoDispatchBelowAutograd():
@@ -262,35 +254,45 @@ def attach(
         with _for_outer_levels(grad):
             return below(*args)
 
-    recorded = {grad: _function_of(name, partial(forward, grad), rules) for grad in (False, True)}
+    saved = {**rules, "setup_context": kept.save}
+    recorded = {grad: _function_of(name, partial(forward, grad), saved) for grad in (False, True)}
 
     def kernel(keyset: Any, *args: Any) -> Any:
         # also where nothing seems to be recorded: of a dual level that compiled code has opened, only torch's C++ knows
         with enable_single_level_autograd_function():
             return recorded[torch.is_grad_enabled()].apply(*args)
 
-    torch.library.register_autograd(f"sparsolve::{name}", pull, setup_context=setup_context)
+    torch.library.register_autograd(f"sparsolve::{name}", pull, setup_context=kept.save)
     torch.library.register_vmap(f"sparsolve::{name}", vmap)
     with warnings.catch_warnings():  # torch warns once that register_autograd's kernel is replaced, which is the point
         warnings.simplefilter("ignore", UserWarning)
         _library.impl(name, kernel, "Autograd", with_keyset=True, allow_override=True)
-    return op if body is None else _directly(name, op, body, rules)
+    return op if body is None else _directly(name, op, body, rules, kept)
 
 
-def _directly(name: str, op: Any, body: Rule, rules: dict[str, Rule]) -> Callable[..., Any]:
+def _directly(name: str, op: Any, body: Body, rules: dict[str, Rule], kept: Kept) -> Callable[..., Any]:
     """What calls the op without the dispatcher, where that has nothing to do."""
 
     def below(*args: Any) -> Any:
         # as by the dispatcher: nothing that a user's callable does in it is recorded
         with _AutoDispatchBelowAutograd():
-            return body(*args)
+            return body.run(*args)
 
-    recorded = _function_of(name, below, rules)
+    def forward(ctx: Any, *args: Any) -> Any:
+        with _AutoDispatchBelowAutograd():
+            output, found = (body.run(*args), None) if body.keep is None else body.keep(*args)
+        kept.save(ctx, args, output, found)
+        return output
+
+    recorded = _function_of(name, forward, rules)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or not _at_rest(args):
+        if torch.compiler.is_compiling():
             return op(*args)
-        if _nothing_to_record(args):
+        tensors = [args[i] for i in kept.tensors]
+        if not _at_rest(tensors):
+            return op(*args)
+        if _nothing_to_record(tensors):
             return below(*args)
         return op(*args) if _is_excluded(_AUTOGRAD) else recorded.apply(*args)
 

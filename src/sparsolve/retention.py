@@ -27,7 +27,13 @@ _LOOKS = 2  # sources looked at whenever an entry is made
 
 
 class Memory(Protocol):
-    """Memory that may be gone, such as torch's `StorageWeakRef`; hashable, and equal only to what is the same memory."""
+    """Memory that may be gone, such as torch's `StorageWeakRef`.
+
+    Attributes:
+        cdata: a number that no other memory has, as long as this object lives.
+    """
+
+    cdata: int
 
     def expired(self) -> bool:
         """Whether it is gone."""
@@ -40,22 +46,27 @@ class Source(NamedTuple):
     place: int
 
 
+Held = tuple[Hashable, int, int]  # the rest of a key, the number of a memory, and the place in it
+
+
 class Entry(Generic[T]):
     """One remembered result; `lock` is held while it is being made, so that it is made once.
 
     Attributes:
         held: under which key of `Retention` its source is watched; None where it is idle, or never had one.
+        memory: that source's.
         matrices: how many it is the factorization of.
         served: whether it was found again since it was made, as by a gradient.
     """
 
-    __slots__ = ("held", "key", "lock", "matrices", "nbytes", "served", "value")
+    __slots__ = ("__weakref__", "held", "key", "lock", "matrices", "memory", "nbytes", "served", "value")
 
     def __init__(self, key: Key) -> None:
         self.key = key
         self.lock = threading.Lock()
         self.value: T | None = None
-        self.held: tuple[Hashable, Source] | None = None
+        self.held: Held | None = None
+        self.memory: Memory | None = None
         self.nbytes, self.matrices, self.served = 0, 1, False
 
 
@@ -63,20 +74,23 @@ class Retention(Generic[T]):
     """The entries whose source is watched, and the idle ones; an entry without a source is neither. The memo's lock guards it."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[tuple[Hashable, Source], Entry[T]] = OrderedDict()
+        self._held: OrderedDict[Held, Entry[T]] = OrderedDict()
         self._idle: dict[bool, OrderedDict[int, Entry[T]]] = {served: OrderedDict() for served in _SHARES}
         self._bytes = dict.fromkeys(_SHARES, 0)
 
     def hold(self, entry: Entry[T], source: Source | None) -> None:
         """`source` has the entry's arrays. What it had before is overwritten: that entry is idle."""
-        held = None if source is None else (entry.key.rest, source)
-        if held is None or held == entry.held:
+        if source is None:
+            return
+        memory, place = source
+        held = entry.key.rest, memory.cdata, place
+        if held == entry.held:
             return
         self.discard(entry)
         before = self._held.get(held)
         if before is not None:
             self._let_go(before)
-        self._held[held], entry.held = entry, held
+        self._held[held], entry.held, entry.memory = entry, held, memory
 
     def serve(self, entry: Entry[T], source: Source | None) -> None:
         """The entry was found, by arrays that are in `source`."""
@@ -91,14 +105,14 @@ class Retention(Generic[T]):
         """Watch it no longer."""
         if entry.held is not None:
             del self._held[entry.held]
-            entry.held = None
+            entry.held = entry.memory = None
         else:
             self._leave(entry)
 
     def look(self) -> None:
         """See whether some sources are gone, each in its turn."""
         for held, entry in list(islice(self._held.items(), _LOOKS)):
-            if held[1].memory.expired():
+            if entry.memory is None or entry.memory.expired():
                 self._let_go(entry)
             else:
                 self._held.move_to_end(held)

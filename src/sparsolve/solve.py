@@ -151,13 +151,15 @@ def _each(
 ) -> Any:
     """`one` for b, or for every leaf of it."""
     matrix = _matrix(A)
-    if not isinstance(matrix, Operator) and matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(
-            sentence(
-                f"A has shape {matrix.shape}; solve needs a square one.",
-                remedy="For least squares solve the normal equations, or the augmented system [[I, A], [Aᴴ, 0]].",
+    if isinstance(matrix, SparseMatrix):
+        rows, columns = matrix.shape
+        if rows != columns:
+            raise ValueError(
+                sentence(
+                    f"A has shape {matrix.shape}; solve needs a square one.",
+                    remedy="For least squares solve the normal equations, or the augmented system [[I, A], [Aᴴ, 0]].",
+                )
             )
-        )
     if isinstance(b, Tensor):
         return one(matrix, b, solver, adjoint, x0)
     _require_tree("b", b)
@@ -182,7 +184,7 @@ def _require_tree(name: str, tree: Any) -> None:
 def _solve(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
     if isinstance(A, Operator):
         return matrix_free.solve(A, b, solver, adjoint, x0)
-    values, columns, restore, _ = plan(A.values, A.pattern, b, A.shape[0])
+    values, columns, restore, _ = plan(A.values, A.pattern, b, A.pattern.shape[0])
     start = _start(A, b, columns, x0)
     x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, False, start)
     return restore(x)
@@ -191,7 +193,7 @@ def _solve(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0
 def _solve_with_info(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Solution:
     if isinstance(A, Operator):
         return matrix_free.solve_with_info(A, b, solver, adjoint, x0)
-    values, columns, restore, vector = plan(A.values, A.pattern, b, A.shape[0])
+    values, columns, restore, vector = plan(A.values, A.pattern, b, A.pattern.shape[0])
     start = _start(A, b, columns, x0)
     x, report = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, True, start)
     return Solution(restore(x), Info.of(restore(report), vector))

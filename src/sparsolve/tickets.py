@@ -23,7 +23,8 @@ __all__ = ["Constant", "has_tickets", "hold", "quoted", "redeem", "restore", "ti
 
 Held = tuple[tuple[str, Any], ...]
 
-_FORM = re.compile(r"function:[0-9a-f]+:\d+")
+_MARK = "function:"
+_FORM = re.compile(_MARK + r"[0-9a-f]+:\d+")
 _THINGS: OrderedDict[str, Any] = OrderedDict()
 _TICKETS: dict[Any, str] = {}
 _MOST = 1024
@@ -108,7 +109,7 @@ def _of_callable(thing: Any) -> str:
 def _new() -> str:
     global _issued
     _issued += 1
-    return f"function:{_process}:{_issued}"
+    return f"{_MARK}{_process}:{_issued}"
 
 
 def _require_hashable(thing: Any) -> None:
@@ -148,7 +149,7 @@ def redeem(name: str) -> Any:
 
 def has_tickets(key: str) -> bool:
     """Whether a key is good in this process only."""
-    return _FORM.search(key) is not None
+    return _MARK in key and _FORM.search(key) is not None
 
 
 def quoted(key: str) -> str:
@@ -158,11 +159,13 @@ def quoted(key: str) -> str:
 
 def hold(key: str) -> Held:
     """What makes the tickets in a key good again after they have left the table, for whoever will use it later."""
-    return tuple((name, redeem(name)) for name in _FORM.findall(key))
+    return tuple((name, redeem(name)) for name in _FORM.findall(key)) if has_tickets(key) else ()
 
 
 def restore(held: Held) -> None:
     """Enter what `hold` returned in the table again, if it is not there."""
+    if not held:
+        return
     with _lock:
         for name, thing in held:
             if isinstance(thing, Constant):

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..krylov_columns import on_host, power_of_two
 from .diagnosis import not_finite, overflow
-from .host import Product, Structure
+from .host import Product, Structure, largest
 
-__all__ = ["BackwardError", "DistrustedError"]
+__all__ = ["BackwardError", "DistrustedError", "Sizes"]
 
 
 class DistrustedError(Exception):
@@ -35,6 +35,7 @@ class Limits(NamedTuple):
     little: float
 
 
+Sizes = Callable[[Any, bool], Any]
 LIMITS = {
     c: Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal, f.tiny**0.25)))
     for c in "fdFD"
@@ -95,22 +96,25 @@ class BackwardError:
             raise not_finite("b", b) or overflow()
         raise DistrustedError("A large residual was left, even after refinement.", None)
 
-    def norms(self, adjoint: bool) -> Norms:
+    def norms(self, adjoint: bool, sizes: Sizes | None = None) -> Norms:
         """The norms of A's rows, or of its columns; found once."""
-        if adjoint not in self._known:
-            self._known[adjoint] = self._bounded(self._sums(self._sizes(), adjoint))
-        return self._known[adjoint]
+        known = self._known.get(adjoint)
+        if known is None:
+            known = self._known[adjoint] = self._bounded((sizes or self.sizes())(self._ones(), adjoint))
+        return known
 
-    def scaled_sizes(self) -> tuple[Any, Any]:
+    def scaled_sizes(self, sizes: Sizes) -> tuple[Any, Any]:
         """The norms of A's columns, and `|A| d` with d one over these."""
-        sizes = self._sizes()
-        columns = self._sums(sizes, True)
+        columns = sizes(self._ones(), True)
         self._known.setdefault(True, self._bounded(columns))
         return columns, sizes(1.0 / columns, False)
 
     def scale(self, b: Any) -> Any:
         """A power of two, for each column, that brings b near to one where its products with A could underflow; None where it is well."""
-        size = np.maximum.reduce(np.abs(b), axis=0)
+        size = np.abs(b)
+        if size.ndim == 1 and largest(size) >= self.limits.little:
+            return None  # as nearly all are
+        size = np.maximum.reduce(size, axis=0)
         small = size < self.limits.little
         if not small.any():
             return None
@@ -124,10 +128,8 @@ class BackwardError:
         size = abs(residual)
         if x.ndim == 1:  # on the host: numbers, which NumPy would compare as arrays
             size /= norms.rows
-            bound = self._tolerance * float(np.maximum.reduce(abs(x)))
-            if float(np.maximum.reduce(size)) <= bound < math.inf:
-                return True
-            return bool(float(np.maximum.reduce(size - norms.underflow)) <= bound < math.inf)
+            bound = self._tolerance * largest(abs(x))
+            return largest(size) <= bound < math.inf or largest(size - norms.underflow) <= bound < math.inf
         size /= norms.rows[..., None]
         size -= norms.underflow[..., None]
         bound = self._tolerance * abs(x).max(axis=-2)
@@ -137,13 +139,12 @@ class BackwardError:
         """The largest norm for every row."""
         return self._bounded(on_host(norms.rows).max(keepdims=True))
 
-    def _sizes(self) -> Callable[[Any, bool], Any]:
-        """`|A| x`, or `|Aᴴ| x`."""
+    def sizes(self) -> Sizes:
+        """`|A| x`, or `|Aᴴ| x`: as much memory as the values, so nobody keeps it."""
         return Product(self._structure, np.abs(self._values))
 
-    def _sums(self, sizes: Callable[[Any, bool], Any], adjoint: bool) -> Any:
-        """`|A| 1`, or `|Aᴴ| 1`."""
-        return sizes(self._structure.ones(self._values.real.dtype), adjoint)
+    def _ones(self) -> Any:
+        return self._structure.ones(self._values.real.dtype)
 
     def _bounded(self, sums: Any) -> Norms:
         np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)

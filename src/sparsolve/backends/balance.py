@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 
-from .host import Structure
+from .host import Structure, largest
 from .strategy import Decomposition
 
 __all__ = ["Balanced", "Rescaled", "balanced", "graded", "scaled"]
@@ -57,10 +57,10 @@ def balanced(structure: Structure, values: Any) -> Balanced:
         return unchanged
     with np.errstate(divide="ignore"):
         size = np.log2(np.abs(values).astype(np.float64))
-    largest = _largest(structure, size)
-    if not all(np.isfinite(most).all() for most in largest):
+    both = _largest(structure, size)
+    if not all(np.isfinite(most).all() for most in both):
         return unchanged
-    if all(np.ptp(most) <= _FAR and np.abs(most).max() <= _EXTREME for most in largest):
+    if all(np.ptp(most) <= _FAR and np.abs(most).max() <= _EXTREME for most in both):
         return unchanged
     row, column = _least_squares(structure, size)
     size -= row[structure.rows] + column[structure.indices]
@@ -81,12 +81,12 @@ def graded(values: Any) -> bool:
         return False
     size, (span, low, high) = np.abs(values), _RANGE[values.dtype.char]
     if values.ndim == 1:
-        least, most = float(np.minimum.reduce(size)), float(np.maximum.reduce(size))
+        least, most = size.item(size.argmin()), largest(size)
         if least * span >= most and low < most < high:
             return False  # as nearly all are
-    largest = np.maximum.reduce(size, axis=-1, keepdims=True)
-    extreme = (largest > 0) & ((largest < low) | (largest > high))
-    return bool(extreme.any() or ((size > 0) & (size < largest / span)).any())
+    each = np.maximum.reduce(size, axis=-1, keepdims=True)
+    extreme = (each > 0) & ((each < low) | (each > high))
+    return bool(extreme.any() or ((size > 0) & (size < each / span)).any())
 
 
 class Rescaled:

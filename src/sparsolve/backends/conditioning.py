@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from .host import largest
+
 __all__ = ["condition", "dominant", "doubtful"]
 
 _BALANCINGS = 20
 _DOUBT = {"single": 1e-4, "double": 1e-6}  # of 1 / roundoff: singular matrices were seen with 6e-4 and 2e-3
 
 
-def dominant(diagonal: Any, rows: Any, largest: float) -> bool:
+def dominant(diagonal: Any, rows: Any, huge: float) -> bool:
     """Whether a strong diagonal proves the matrix nonsingular, so that no solve need be asked.
 
     With `r` the sum of sizes of a row without its diagonal entry `d`, `‖A⁻¹‖∞ <= 1 / min(|d| − r)` (Varah, Linear Algebra Appl. 11 (1975), theorem 1). Of
@@ -28,10 +30,10 @@ def dominant(diagonal: Any, rows: Any, largest: float) -> bool:
     Args:
         diagonal: `(n,)`.
         rows: `(n,)`, the sums of sizes of all entries.
-        largest: sums of this size may have overflowed.
+        huge: sums of this size may have overflowed.
     """
     strong = np.abs(diagonal) >= 0.503 * rows
-    return bool(np.logical_and.reduce(strong)) and float(np.maximum.reduce(rows)) < largest
+    return bool(strong.item(strong.argmin())) and largest(rows) < huge
 
 
 def doubtful(excited: float, eps: float) -> bool:

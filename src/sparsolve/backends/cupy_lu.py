@@ -131,7 +131,7 @@ class LUFactor:
         """A lower bound of the condition where a first solve asks for one, else 0."""
         A, signs = self._A, self._host.signs
         with np.errstate(all="ignore"):
-            columns, probe = self._error.scaled_sizes()
+            columns, probe = self._error.scaled_sizes(self._error.sizes())
             excited = float((np.abs(made.solve((signs * probe).astype(A.dtype), "N")) * columns).max())
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
         asks = doubtful(excited, eps) or getattr(made, "perturbed", 0) > 0

@@ -18,12 +18,12 @@ from ..result import Strategy
 from ..solvers import LU, Cholesky
 from ..threads import blas_has_threads, by_blocks, each
 from . import Outcome, Remembered
-from .backward_error import BackwardError, DistrustedError
+from .backward_error import BackwardError, DistrustedError, Sizes
 from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
 from .decomposition import NotPositive
 from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
-from .host import Product, Structure
+from .host import Product, Structure, largest
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
 from .together import together
@@ -204,10 +204,11 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
-        if self._dominant():
+        sizes = self._error.sizes()
+        if self._dominant(sizes):
             stage.believed = True
             return self._substitute(stage, b, adjoint)
-        norms, probe = self._probe()
+        norms, probe = self._probe(sizes)
         if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), norms)
             return self._substitute(stage, b, adjoint)
@@ -218,15 +219,15 @@ class DirectFactor:
         self._judge(stage, x[:, -1], norms)
         return x[:, :-1].reshape(b.shape)
 
-    def _dominant(self) -> bool:
+    def _dominant(self, sizes: Sizes) -> bool:
         places = self._structure.on_diagonal
         if len(places) < self._structure.shape[0]:
             return False
-        return dominant(self._values[places], self._error.norms(False).rows, self._error.limits.huge)
+        return dominant(self._values[places], self._error.norms(False, sizes).rows, self._error.limits.huge)
 
-    def _probe(self) -> tuple[Any, Any]:
+    def _probe(self, sizes: Sizes) -> tuple[Any, Any]:
         """The norms of A's columns, and `s |A| d` with random s, where d is one over these: see `conditioning`."""
-        columns, probe = self._error.scaled_sizes()
+        columns, probe = self._error.scaled_sizes(sizes)
         probe *= self._structure.signs
         return columns, probe.astype(self._values.dtype, copy=False)
 
@@ -234,7 +235,7 @@ class DirectFactor:
         """Refuse a matrix that is singular to working precision."""
         eps = self._error.limits.eps if self._low is None else float(self._low.eps)
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
-        if stage.perturbed or doubtful(float(np.maximum.reduce(np.abs(excited * columns))), eps):
+        if stage.perturbed or doubtful(largest(np.abs(excited * columns)), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
@@ -256,7 +257,7 @@ class DirectFactor:
                 adjoint = False
             elif symmetric:
                 return self._substitute(stage, b.conj(), False).conj()
-        trans = "N" if not adjoint else "H" if np.iscomplexobj(b) else "T"
+        trans = "N" if not adjoint else "H" if b.dtype.kind == "c" else "T"
         if b.ndim == 1 or b.shape[1] <= stage.columns:
             return stage.decomposition.solve(b, trans)
         starts = range(0, b.shape[1], stage.columns)

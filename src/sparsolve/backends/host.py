@@ -20,6 +20,7 @@ __all__ = [
     "array",
     "empty",
     "gathered",
+    "largest",
     "matrix",
     "multiply",
     "quiet",
@@ -74,6 +75,11 @@ def zeros(shape: tuple[int, ...]) -> Any:
     return np.zeros(shape)
 
 
+def largest(sizes: Any) -> float:
+    """The largest of some numbers, NaN if one is: for a few of them in a quarter of the time of NumPy's maximum."""
+    return sizes.item(sizes.argmax())  # type: ignore[no-any-return]
+
+
 def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:
     """The analysis of a pattern, validated and made once, then found again by its entries."""
 
@@ -96,12 +102,13 @@ class Product:
 
     def __call__(self, x: Any, adjoint: bool) -> Any:
         """`A x`, or `Aᴴ x` as `conj(Aᵀ conj(x))`, for `x` `(n,)` or `(n, k)`: a new array."""
-        if len(x) != self.structure.shape[not adjoint]:
-            raise ValueError(f"x has {len(x)} rows; A has shape {self.structure.shape}.")  # SciPy's loops would read on
+        shape = self.structure.shape
+        if len(x) != shape[not adjoint]:
+            raise ValueError(f"x has {len(x)} rows; A has shape {shape}.")  # SciPy's loops would read on
         conj = adjoint and x.dtype.kind == "c"
         x = np.ascontiguousarray(x.conj() if conj else x)
-        y = np.zeros((self.structure.shape[adjoint], *x.shape[1:]), dtype=x.dtype)
-        add_product(self.structure.shape, self._csr, x, y, transposed=adjoint)
+        y = np.zeros(shape[adjoint] if x.ndim == 1 else (shape[adjoint], x.shape[1]), x.dtype)
+        add_product(shape, self._csr, x, y, transposed=adjoint)
         return np.conjugate(y, out=y) if conj else y
 
 
@@ -117,15 +124,16 @@ def multiply(A: Product, x: Any, *, adjoint: bool) -> Any:
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:
     """`(u vᴴ)` at the entries, for each of several: `u` `(matrices, rows, k)` and `v` `(matrices, columns, k)`."""
-    rows, columns = structure.places
+    nnz = structure.indices.size
     with quiet():
+        if u.shape[2] == 1 and nnz < _FEW:
+            rows, columns = structure.rows, structure.indices
+            out = u[:, :, 0].take(rows, axis=1)
+            out *= v[:, :, 0].conj().take(columns, axis=1)
+            return out
         if len(u) == 1:
             return _sampled(structure, u[0], v[0])[None]
-        if u.shape[2] == 1 and len(rows) < _FEW:
-            out = u[:, :, 0].take(rows.numpy(), axis=1)
-            out *= v[:, :, 0].conj().take(columns.numpy(), axis=1)
-            return out
-        out = np.empty((len(u), len(rows)), dtype=u.dtype)
+        out = np.empty((len(u), nnz), dtype=u.dtype)
         for i in range(len(u)):
             out[i] = _sampled(structure, u[i], v[i])
         return out

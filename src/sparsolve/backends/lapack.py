@@ -103,7 +103,10 @@ def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C",
     kept, places = structure.found[key]
     data = matrix.values
     ab = np.zeros((*data.shape[:-1], width * structure.shape[0]), dtype=data.dtype)
-    ab[..., places] = data if kept is None else data[..., kept]
+    if kept is None and data.ndim == 1:
+        ab[places] = data  # in half of the time
+    else:
+        ab[..., places] = data if kept is None else data[..., kept]
     if order == "F":
         return ab.reshape(-1, width).T
     return ab.reshape(-1, width, structure.shape[0]).swapaxes(0, 1).reshape(width, -1)

@@ -119,12 +119,12 @@ class Together:
         """`(matrices,)`: which are not singular to working precision, nor near it: see `conditioning`."""
         if self._decomposition is None:
             return np.zeros(len(self._values), dtype=bool)
-        places, limits = self._structure.on_diagonal, self._error.limits
+        places, limits, sizes = self._structure.on_diagonal, self._error.limits, self._error.sizes()
         if len(places) == self._structure.shape[0]:
-            rows = self._error.norms(False).rows.ravel()
+            rows = self._error.norms(False, sizes).rows.ravel()
             if dominant(self._values[:, places].ravel(), rows, limits.huge):
                 return np.ones(len(self._values), dtype=bool)
-        columns, probe = self._error.scaled_sizes()
+        columns, probe = self._error.scaled_sizes(sizes)
         probe = (probe * self._structure.signs).astype(self._values.dtype)
         excited = np.abs(self._decomposition.solve(probe.ravel()).reshape(columns.shape) * columns)
         return np.array([not doubtful(float(most), limits.eps) for most in excited.max(axis=1)])
@@ -142,7 +142,7 @@ class Together:
 class _EachError(BackwardError):
     """Of solutions with several matrices, by each one's own norms."""
 
-    def _sizes(self) -> Any:
+    def sizes(self) -> Any:
         """`|A| x` or `|Aᵀ| x` for each matrix, x `(n,)` or `(matrices, n)`, all at once."""
         s, sizes = self._structure, np.abs(self._values)
 
