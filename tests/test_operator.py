@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
 
 import sparsolve as sps
-from sparsolve.registration import is_followed
+from sparsolve.levels import is_followed
 from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
 N = 5

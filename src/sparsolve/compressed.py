@@ -14,8 +14,8 @@ from torch import Tensor
 from .coordinates import coordinates, no_tangent, of_coo, refused
 from .errors import kind_of, sentence
 from .indices import rows
+from .levels import is_wrapped, outside_transforms
 from .pattern import Pattern
-from .registration import is_wrapped, outside_transforms
 
 __all__ = ["compressed", "dense_dimensions", "of_entries", "parts", "require_sparse"]
 

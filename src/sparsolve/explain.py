@@ -9,10 +9,10 @@ from torch import Tensor
 
 from .backends import device_module, solver_module
 from .errors import kind_of, sentence
+from .levels import is_wrapped
 from .matrix import SparseMatrix
 from .operands import plan, require_length, require_pattern
 from .operators import Operator
-from .registration import is_wrapped
 from .result import Strategy
 from .solvers import LU, Cholesky
 

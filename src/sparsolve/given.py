@@ -16,10 +16,10 @@ import torch
 
 from .errors import sentence
 from .indices import check_entries, check_form
+from .levels import outside_transforms
 from .operands import require_dtype, require_length
 from .pattern import Pattern
 from .preconditioner_records import PreconditionerRecord
-from .registration import outside_transforms
 from .solvers import LU, Cholesky, Solver
 from .tickets import Constant
 

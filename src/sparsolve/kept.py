@@ -40,15 +40,16 @@ class Kept:
         unread: inputs, by place, that no rule reads, and -1 for the first output.
 
     Attributes:
-        tensors: the places of all inputs that are tensors, or None.
+        tensors: the places of inputs that are tensors, or None.
+        followed: of those that derivatives or transforms can follow: not of the pattern's.
     """
 
     def __init__(self, schema: Any, unread: Sequence[int]) -> None:
         kinds = [str(a.type) for a in schema.arguments]
         self.tensors = [i for i, kind in enumerate(kinds) if "Tensor" in kind]
+        self.followed = [i for i in self.tensors if schema.arguments[i].name not in ("crow", "col")]
         self._count, self._several = len(kinds), len(schema.returns) > 1
         self._read = [i for i in self.tensors if i not in unread]
-        self._others = [i for i in range(self._count) if i not in self.tensors]
         self._strings = [i for i, kind in enumerate(kinds) if kind == "str"]
         self._output = -1 not in unread
 
@@ -66,11 +67,14 @@ class Kept:
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.found = found
-        ctx.others = [inputs[i] for i in self._others]
+        others = [*inputs]
+        for i in self.tensors:
+            others[i] = None
+        ctx.others = others
         ctx.held = [hold(inputs[i]) for i in self._strings]  # what the backward will ask for by tickets
 
-    def found(self, ctx: Any, of: Callable[[Tensor], Tensor] | None = None) -> tuple[list[Any], Any, Sequence[Any]]:
-        """The inputs and the first output, None where no rule reads them, and those of them that are tensors, or None.
+    def found(self, ctx: Any, of: Callable[[Tensor], Tensor] | None = None) -> tuple[list[Any], Any, list[Any]]:
+        """The inputs and the first output, None where no rule reads them; and those of them that can be followed.
 
         Args:
             of: what to take of each tensor in place of itself.
@@ -80,9 +84,8 @@ class Kept:
         tensors = ctx.saved_tensors
         if of is not None:
             tensors = [None if t is None else of(t) for t in tensors]
-        everything: list[Any] = [None] * self._count
+        everything = [*ctx.others]
         for i, t in zip(self._read, tensors, strict=False):  # the output is one more
             everything[i] = t
-        for i, other in zip(self._others, ctx.others, strict=True):
-            everything[i] = other
-        return everything, tensors[-1] if self._output else None, tensors
+        output = tensors[-1] if self._output else None
+        return everything, output, [output, *[everything[i] for i in self.followed]]

@@ -19,10 +19,11 @@ from .batch import REPORT, located, relative_residual
 from .batch import columns as columns_of
 from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
+from .levels import on_the_ground, one_level_out
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
 from .operators import Operator, form_of, probe, product
 from .ops import on_its_device
-from .registration import attach, on_the_ground, one_level_out
+from .registration import attach
 from .result import Info, Solution
 from .solvers import cotangent, decode, split, tangent
 from .tickets import redeem, ticket

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .errors import sentence
+from .levels import is_followed, numbers
 from .operands import DTYPES, as_columns, in_autocast, require_dense
-from .registration import is_followed, numbers
 
 __all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
 

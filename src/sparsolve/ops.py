@@ -55,7 +55,8 @@ def on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(body)
     def run(*args: Any) -> Any:
-        return device_module(args[0].device.type).run(body, args)
+        t = args[0]
+        return device_module("cpu" if t.is_cpu else t.device.type).run(body, args)
 
     return run
 
@@ -89,10 +90,11 @@ def _solved(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
 ) -> Batch:
     """The systems, solved."""
-    on, n = device_module(values.device.type), b.shape[-2]
+    device, n = "cpu" if values.is_cpu else values.device.type, b.shape[-2]
+    on = device_module(device)
     structure = on.structure_of(crow, col, (n, n))
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
-    batch = Batch(values.device.type, structure, vs, bs, x0s, solver, _source(values), adjoint=adjoint, report=report)
+    batch = Batch(device, structure, vs, bs, x0s, solver, _source(values), adjoint=adjoint, report=report)
     batch.solve(distinct=len(vs) > 1 and _all_differ(values))
     return batch
 
@@ -108,7 +110,7 @@ def solve_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """What `solve` and `sample` are asked for by the gradient of `solve(*inputs)`, at once: `λ`, and `−λ xᴴ` or `−x λᴴ` at the entries."""
     values, crow, col, _, _, adjoint, *_ = inputs
-    on, lam = device_module(values.device.type), None
+    on, lam = device_module("cpu" if values.is_cpu else values.device.type), None
     if found is not None:
         structure, lam = found.structure, found.solve(on.array(grad), solver, not adjoint)
     if lam is None:

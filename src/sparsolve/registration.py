@@ -1,4 +1,4 @@
-"""The rules' attachment to an op: the only file that touches torch's dispatcher internals.
+"""The rules' attachment to an op: with `levels.py` the only file that touches torch's dispatcher internals.
 
 Why not `register_autograd` alone: the Function that torch generates from it has no `jvp`, so a
 forward-mode derivative of a custom op is a zero tangent without an error, and no `setup_context`,
@@ -16,7 +16,7 @@ right, and Dynamo sees an op, never a Function. Three details make it whole:
 - The same tensors are saved for backward and for forward mode.
 
 `register_autograd` stays: it is what `opcheck` and other tools look up. If a torch release moves one of the private names
-below, the import of this file fails with its name; `tests/test_registration.py` then says what each is for.
+below, the import of these files fails with its name; `tests/test_registration.py` then says what each is for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -33,21 +32,10 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _AutoDispatchBelowAutograd
 from torch._C import _dispatch_tls_is_dispatch_key_excluded as _is_excluded
-from torch._C import _dispatch_tls_local_exclude_set as _excluded
 from torch._C import _dispatch_tls_local_include_set as _included
-from torch._C import _ForceDispatchKeyGuard as _dispatching
 from torch._C import _has_storage as _has_memory
 from torch._C import _len_torch_function_stack as _function_modes
 from torch._C._dynamo.eval_frame import get_eval_frame_callback as _compiler
-from torch._C._functorch import _set_dynamic_layer_keys_included as _set_transforming
-from torch._C._functorch import _wrap_for_grad
-from torch._C._functorch import get_unwrapped as _get_unwrapped
-from torch._C._functorch import is_batchedtensor as _is_batched
-from torch._C._functorch import maybe_current_level as _level
-from torch._C._functorch import maybe_get_bdim as _batch_dimension
-from torch._C._functorch import maybe_get_level as _level_of
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _left
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
@@ -56,17 +44,9 @@ from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
 from .kept import Body, Kept
+from .levels import EAGER
 
-__all__ = [
-    "Body",
-    "attach",
-    "is_followed",
-    "is_wrapped",
-    "numbers",
-    "on_the_ground",
-    "one_level_out",
-    "outside_transforms",
-]
+__all__ = ["attach"]
 
 Rule = Callable[..., Any]
 
@@ -84,86 +64,6 @@ def _for_outer_levels(grad: bool) -> contextlib.AbstractContextManager[Any]:
 def _both_grad_modes(grad: bool) -> Iterator[None]:
     with torch.set_grad_enabled(grad), _set_fwd_grad_enabled(True):
         yield
-
-
-@contextlib.contextmanager
-def outside_transforms() -> Iterator[None]:
-    """As if no functorch transform were active: for tensors that none of them can wrap."""
-    if not _transforming():
-        yield
-        return
-    with temporarily_clear_interpreter_stack():
-        yield
-
-
-def _states() -> tuple[Any, Any, frozenset[int]]:
-    """The keys that are included and excluded where no transform, mode or trace is active, and the former as numbers, in inference mode too."""
-    included, excluded = _included(), _excluded()
-    with torch.inference_mode():
-        return included, excluded, frozenset({included.raw_repr(), _included().raw_repr()})
-
-
-# keys are a thread's, and this file may be imported inside of a transform or a mode
-with ThreadPoolExecutor(1) as _elsewhere:
-    *_USUAL, _EAGER = _elsewhere.submit(_states).result()
-
-
-@contextlib.contextmanager
-def on_the_ground() -> Iterator[None]:
-    """For the body of an op that applies transforms itself: operators are dispatched as in code outside of all transforms."""
-    with _dispatching(*_USUAL), temporarily_clear_interpreter_stack():
-        yield
-
-
-def one_level_out(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`rule(*tensors)` for a tangent rule that applies transforms itself, as if called where the transform was.
-
-    The kernel runs in the middle of its level's dispatch, where no new level can begin. So the level is left for a while, and
-    operators are dispatched as in the user's code.
-    """
-    if not _transforming():
-        return rule(*tensors)
-    level = _level() or 0
-    inner = [_get_unwrapped(t) if _level_of(t) == level else t for t in tensors]
-    with _dispatching(*_USUAL), _left():
-        _set_transforming(_level() is not None)
-        result = rule(*inner)
-    return _wrap_for_grad(result, level)
-
-
-def is_wrapped(t: Tensor) -> bool:
-    """Whether a transform of torch.func has wrapped this tensor, so that its numbers cannot be read."""
-    return _transforming() and _level_of(t) is not None and (_level_of(t) or 0) > 0
-
-
-def is_followed(t: Tensor) -> bool:
-    """Whether a derivative or vmap follows this tensor, at any level."""
-    inside = _transforming()
-    if not inside or _level_of(t) == _level():
-        if t.requires_grad or (inside and _is_batched(t)):
-            return True
-        if (inside or forward_ad._current_level >= 0) and _unpack_dual(t, level=0)[1] is not None:
-            return True
-    if not inside:
-        return False
-    t = _get_unwrapped(t) if _level_of(t) == _level() else t
-    with _left():
-        return is_followed(t)
-
-
-def numbers(t: Tensor) -> Tensor:
-    """What is inside of all wrappers of torch.func, and nothing follows: of a batch the first, of an empty one some numbers."""
-    while is_wrapped(t):
-        at, t = _batch_dimension(t) if _is_batched(t) else None, _get_unwrapped(t)
-        if at is not None:
-            t = t.select(at, 0) if t.shape[at] else _some_numbers(t.movedim(at, 0))
-    return t.detach()
-
-
-def _some_numbers(t: Tensor) -> Tensor:
-    """Of the shape of `t[0]`, which is not there: no small matrix of them is singular."""
-    shape = t.shape[1:]
-    return torch.arange(1, shape.numel() + 1, dtype=t.dtype, device=t.device).sqrt().reshape(shape)
 
 
 def _primal(t: Tensor) -> Tensor:
@@ -187,7 +87,7 @@ def _at_rest(tensors: Sequence[Any]) -> bool:
 
     Its conversions of arguments, there and back for each key, take a third of the time of a small solve.
     """
-    if _included().raw_repr() not in _EAGER or _function_modes() or _profiler._is_profiler_enabled or _compiler():
+    if _included().raw_repr() not in EAGER or _function_modes() or _profiler._is_profiler_enabled or _compiler():
         return False
     for t in tensors:
         if t is None or (type(t) in _PLAIN and (t.is_cpu or t.is_cuda) and _has_memory(t) and not t._is_zerotensor()):
@@ -209,7 +109,7 @@ def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule |
     def pull(ctx: Any, *grads: Tensor) -> Any:
         inputs, output, tensors = kept.found(ctx)
         if at_once is not None and not torch.compiler.is_compiling():
-            tensors = (*tensors, grads[0])
+            tensors.append(grads[0])
             if _at_rest(tensors) and _nothing_to_record(tensors):
                 with _AutoDispatchBelowAutograd():
                     return at_once(inputs, output, ctx.needs_input_grad, grads[0], ctx.found)
@@ -222,6 +122,16 @@ def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule |
             return (tangent, None) if several else tangent
 
     return pull, push
+
+
+def _disabled(pull: Rule) -> Rule:
+    """`torch.compiler.disable(pull)`, whose way through Dynamo is spared where Dynamo is not at work."""
+    disabled = torch.compiler.disable(pull)
+
+    def call(*args: Any) -> Any:
+        return disabled(*args) if _compiler() else pull(*args)
+
+    return torch.compiler.disable(call, recursive=False)  # type: ignore[no-any-return]
 
 
 def attach(
@@ -244,7 +154,7 @@ def attach(
     op = getattr(torch.ops.sparsolve, name).default
     kept = Kept(op._schema, unread)
     pull, push = _rules(kept, backward, jvp, len(op._schema.returns) > 1, body and body.pull)
-    rules = {"backward": torch.compiler.disable(pull), "jvp": push}
+    rules = {"backward": _disabled(pull), "jvp": push}
 
     def below(*args: Any) -> Any:
         with _AutoDispatchBelowAutograd():
@@ -289,7 +199,7 @@ def _directly(name: str, op: Any, body: Body, rules: dict[str, Rule], kept: Kept
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling():
             return op(*args)
-        tensors = [args[i] for i in kept.tensors]
+        tensors = [args[i] for i in kept.followed]
         if not _at_rest(tensors):
             return op(*args)
         if _nothing_to_record(tensors):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..caching import cached_property
 from ..krylov_columns import on_host, power_of_two
 from .diagnosis import not_finite, overflow
 from .host import Product, Structure, largest
@@ -43,11 +44,21 @@ LIMITS = {
 }
 
 
-class Norms(NamedTuple):
-    """Of each row of A (or Aᴴ) the sum of sizes, at least the smallest normal number, and what underflow may leave of its residual, over it."""
+class Norms:
+    """Of the rows of A, or of Aᴴ.
 
-    rows: Any
-    underflow: Any
+    Args:
+        rows: of each the sum of sizes, at least the smallest normal number.
+        least: what underflow may leave of a residual.
+    """
+
+    def __init__(self, rows: Any, least: float) -> None:
+        self.rows, self._least = rows, least
+
+    @cached_property
+    def underflow(self) -> Any:
+        """What underflow may leave of each row's residual, over its norm."""
+        return self._least * (1 + 1 / self.rows)
 
 
 class BackwardError:
@@ -148,5 +159,4 @@ class BackwardError:
 
     def _bounded(self, sums: Any) -> Norms:
         np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
-        underflow = self.limits.least * (1 + 1 / sums)
-        return Norms(*((sums, underflow) if self._placed is None else map(self._placed, (sums, underflow))))
+        return Norms(sums if self._placed is None else self._placed(sums), self.limits.least)

@@ -204,8 +204,9 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
-        sizes = self._error.sizes()
-        if self._dominant(sizes):
+        sizes, found = self._error.sizes(), self._structure.found
+        found["dominant"] = found.get("dominant", True) and self._dominant(sizes)  # one that was not has more like it
+        if found["dominant"]:
             stage.believed = True
             return self._substitute(stage, b, adjoint)
         norms, probe = self._probe(sizes)

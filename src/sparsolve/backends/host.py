@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..indices import check_entries, check_form
-from ..loops import add_product
+from ..loops import product, scale_rows
 from ..memo import ANALYSES
 from .structure import Structure
 
@@ -45,7 +45,7 @@ def array(t: Tensor) -> Any:
 
     The bits are undone by flipping them, for `resolve_conj` does nothing where a compiled graph runs the op.
     """
-    t = t.detach()
+    t = t.detach() if t.requires_grad else t
     conj, neg = t.is_conj(), t.is_neg()
     if not (conj or neg):
         return np.ascontiguousarray(t.numpy())
@@ -105,11 +105,10 @@ class Product:
         shape = self.structure.shape
         if len(x) != shape[not adjoint]:
             raise ValueError(f"x has {len(x)} rows; A has shape {shape}.")  # SciPy's loops would read on
-        conj = adjoint and x.dtype.kind == "c"
-        x = np.ascontiguousarray(x.conj() if conj else x)
-        y = np.zeros(shape[adjoint] if x.ndim == 1 else (shape[adjoint], x.shape[1]), x.dtype)
-        add_product(shape, self._csr, x, y, transposed=adjoint)
-        return np.conjugate(y, out=y) if conj else y
+        if adjoint and x.dtype.kind == "c":
+            y = product(shape, self._csr, x.conj(), True)
+            return np.conjugate(y, out=y)
+        return product(shape, self._csr, x, adjoint)
 
 
 def matrix(structure: Structure, values: Any) -> Product:
@@ -124,30 +123,29 @@ def multiply(A: Product, x: Any, *, adjoint: bool) -> Any:
 
 def sampled(structure: Structure, u: Any, v: Any) -> Any:
     """`(u vᴴ)` at the entries, for each of several: `u` `(matrices, rows, k)` and `v` `(matrices, columns, k)`."""
-    nnz = structure.indices.size
-    with quiet():
-        if u.shape[2] == 1 and nnz < _FEW:
-            rows, columns = structure.rows, structure.indices
-            out = u[:, :, 0].take(rows, axis=1)
+    if len(u) == 1:
+        return _sampled(structure, u[0], v[0])[None]
+    if u.shape[2] == 1 and structure.indices.size < _FEW:
+        rows, columns = structure.rows, structure.indices
+        out = u[:, :, 0].take(rows, axis=1)
+        with quiet():
             out *= v[:, :, 0].conj().take(columns, axis=1)
-            return out
-        if len(u) == 1:
-            return _sampled(structure, u[0], v[0])[None]
-        out = np.empty((len(u), nnz), dtype=u.dtype)
-        for i in range(len(u)):
-            out[i] = _sampled(structure, u[i], v[i])
         return out
+    out = np.empty((len(u), structure.indices.size), dtype=u.dtype)
+    for i in range(len(u)):
+        out[i] = _sampled(structure, u[i], v[i])
+    return out
 
 
 def _sampled(structure: Structure, u: Any, v: Any) -> Any:
     """Of one, `u` `(rows, k)` and `v` `(columns, k)`, a cache-sized piece at a time: never nnz x k numbers at once."""
-    nnz, k = structure.indices.size, u.shape[1]
-    u, v = np.ascontiguousarray(u), np.ascontiguousarray(v.conj())
     rows, columns = structure.places
+    k, v = u.shape[1], v.conj()
     if k == 1:
-        out = gathered(u.ravel(), rows)
-        out *= gathered(v.ravel(), columns)
+        out = gathered(v.ravel(), columns)
+        scale_rows(structure.shape, (structure.indptr, structure.indices, out), u.ravel())
         return out
+    nnz, u, v = structure.indices.size, np.ascontiguousarray(u), np.ascontiguousarray(v)
     out = np.zeros(nnz, dtype=u.dtype)
     piece = max(1, _CHUNK // max(k, 1))
     for start in range(0, nnz, piece):
@@ -158,6 +156,6 @@ def _sampled(structure: Structure, u: Any, v: Any) -> Any:
 
 def gathered(a: Any, places: Tensor) -> Any:
     """`a[places]`, a new array, by torch: NumPy turns 32-bit places into 64-bit ones first, and takes three to six times as long."""
-    if len(places) < _FEW or not a.flags.writeable:
+    if places.shape[0] < _FEW or not a.flags.writeable:
         return a.take(places.numpy(), axis=0)  # sooner done; or torch would warn of it
     return torch.index_select(torch.from_numpy(a), 0, places).numpy()
