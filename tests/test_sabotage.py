@@ -619,9 +619,16 @@ MISTAKES = [
     Mistake(
         "the adjoint product transposes nothing",
         host.Product.__call__,
-        "transposed=adjoint",
-        "transposed=False",
-        "adjoint_identity",
+        "x.conj(), True",
+        "x.conj(), False",
+        "adjoint_identity, second complex",
+    ),
+    Mistake(
+        "the real adjoint product transposes nothing",
+        host.Product.__call__,
+        "self._csr, x, adjoint",
+        "self._csr, x, False",
+        "value real, second real",
     ),
     Mistake(
         "a conj lost in sample",

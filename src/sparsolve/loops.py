@@ -23,7 +23,7 @@ def product(shape: tuple[int, int], csr: tuple[Any, Any, Any], x: Any, transpose
         csr: row pointers, columns, both of one integer dtype, and entries of A.
         x: `(n,)` (`(m,)` for the transpose) or `(n, k)`, of A's dtype.
     """
-    y = np.zeros(shape[transposed], x.dtype) if x.ndim == 1 else np.zeros((shape[transposed], x.shape[1]), x.dtype)
+    y = np.zeros((shape[transposed], *x.shape[1:]), x.dtype)
     add_product(shape, csr, np.ascontiguousarray(x), y, transposed)
     return y
 
