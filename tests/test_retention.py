@@ -29,16 +29,12 @@ def empty():
 
 
 class Memory:
-    """Memory that a test lets go of."""
+    """A reference to memory that a test lets go of."""
 
     gone = False
 
-    @property
-    def cdata(self):
-        return id(self)
-
-    def expired(self):
-        return self.gone
+    def __call__(self):
+        return None if self.gone else self
 
 
 class Thing:

@@ -482,8 +482,8 @@ MISTAKES = [
     Mistake(
         "Ȧ x where Ȧᴴ x is due",
         calculus._solve_jvp,
-        "x.shape[-2], adjoint)",
-        "x.shape[-2], False)",
+        "X.shape[-2], adjoint)",
+        "X.shape[-2], False)",
         "forward real, jacobian real",
     ),
     Mistake("only the last term of a tangent", calculus.summed, "total = total + t", "total = t", "forward real"),
@@ -590,8 +590,8 @@ MISTAKES = [
     Mistake(
         "its solve not with the adjoint",
         ops.solve_backward.__wrapped__,
-        "found.solve(on.array(grad), solver, not adjoint)",
-        "found.solve(on.array(grad), solver, adjoint)",
+        "(grad), 2)[0], solver, not adjoint)",
+        "(grad), 2)[0], solver, adjoint)",
         "plain real, plain complex",
     ),
     Mistake(

@@ -82,7 +82,7 @@ class Batch:
         self.source, self.adjoint, self.report = source, adjoint, report
         self.entry: Entry[Any] | None = None
         self.x = self.on.empty(b.shape, b)
-        self.reports = self.on.zeros((len(b), REPORT, b.shape[2] if report else 0))
+        self.reports = self.on.zeros((len(b), REPORT, b.shape[2])) if report else None
 
     @property
     def found(self) -> Found | None:
@@ -90,7 +90,7 @@ class Batch:
         return None if self.entry is None or len(self.b) > 1 else Found(self.structure, self.key, ref(self.entry))
 
     def solve(self, distinct: bool) -> None:
-        """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`.
+        """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`, which is None without.
 
         Args:
             distinct: whether no matrix is there twice, as far as is known.
@@ -167,7 +167,7 @@ class Batch:
     def _enter(self, i: int, outcome: Outcome) -> None:
         """Write down what a solve came to."""
         self.x[i] = outcome.x
-        if self.report:
+        if self.reports is not None:
             report, on = self.reports[i], self.on
             report[0], report[1], report[3] = outcome.status, outcome.iterations, outcome.strategy
             product = partial(on.multiply, on.matrix(self.structure, self.values[i]), adjoint=self.adjoint)

@@ -47,8 +47,8 @@ def solve(
     adjoint: bool,
     report: bool = False,
     x0: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """`A⁻¹ b` or `A⁻ᴴ b`, and the report: values `(*batch, nnz)`, b and the first guess x0 `(*batch, n, k)`."""
+) -> tuple[Tensor, Any]:
+    """`A⁻¹ b` or `A⁻ᴴ b`, and the report, if it is wanted: values `(*batch, nnz)`, b and the first guess x0 `(*batch, n, k)`; or `(nnz,)` and `(n,)`."""
     return _solve(values, crow, col, b, solver, bool(adjoint), report, x0)  # type: ignore[no-any-return]
 
 
@@ -64,6 +64,8 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def _outer(crow: Tensor, col: Tensor, u: Tensor, v: Tensor, adjoint: bool) -> Tensor:
     """`u vᴴ` on the pattern, or `v uᴴ` for the adjoint problem."""
+    if u.dim() == 1:
+        u, v = u.unsqueeze(-1), v.unsqueeze(-1)
     return sample(crow, col, v, u) if adjoint else sample(crow, col, u, v)
 
 
@@ -82,7 +84,7 @@ def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], gra
     values, crow, col, _, solver, adjoint, report, *_ = inputs
     lam, _ = solve(values, crow, col, grad, cotangent(solver), not adjoint)
     if report:  # a column that failed is NaN, and does no harm where no gradient of it is asked for
-        x = torch.where((lam == 0).all(dim=-2, keepdim=True), 0.0, x)
+        x = torch.where((lam == 0).all(dim=-min(2, x.dim()), keepdim=True), 0.0, x)
     d_values = -_outer(crow, col, lam, x, adjoint) if needs[0] else None
     return d_values, None, None, lam if needs[3] else None, None, None, None, None
 
@@ -101,7 +103,10 @@ def _solve_pulled(
 def _solve_jvp(inputs: Sequence[Any], x: Tensor, tangents: Tangents) -> Tensor:
     values, crow, col, _, solver, adjoint, *_ = inputs
     d_values, d_b = tangents[0], tangents[3]
-    change = None if d_values is None else -matmul(d_values, crow, col, x, x.shape[-2], adjoint)
+    change = None
+    if d_values is not None:
+        X = x.unsqueeze(-1) if x.dim() == 1 else x
+        change = -matmul(d_values, crow, col, X, X.shape[-2], adjoint).view_as(x)
     return solve(values, crow, col, summed(d_b, change), tangent(solver), adjoint)[0]
 
 
@@ -119,6 +124,10 @@ def _solve_vmap(
 ) -> Any:
     constant_pattern(dims[1:3])
     size, at, at0 = info.batch_size, dims[3], dims[7] if x0 is not None else None
+    if b.dim() == (1 if at is None else 2):  # vectors, as columns
+        x0 = None if x0 is None else x0.unsqueeze(-1)
+        (x, reports), _ = _solve_vmap(info, dims, values, crow, col, b.unsqueeze(-1), solver, adjoint, report, x0)
+        return (x.squeeze(-1), reports), (0, 0)
     if dims[0] is not None:
         values, b = lead(values, dims[0], size), lead(b, at, size)
         x0 = None if x0 is None else lead(x0, at0, size)

@@ -23,7 +23,7 @@ class Body(NamedTuple):
 
     Attributes:
         run: the op's body, which applies no transforms.
-        keep: the same, for a graph: the output, and what `pull` may go on from.
+        keep: the same, with None for outputs that nobody will look at; and what `pull` may go on from.
         pull: the rule `backward` in one step, without ops: `(inputs, output, needs, grad, found)`. Found is what `keep` returned, or None.
     """
 
@@ -59,8 +59,8 @@ class Kept:
             inputs = [*inputs, *[None] * (self._count - len(inputs))]
         first = output
         if self._several:
-            first = output[0]
-            ctx.mark_non_differentiable(*output[1:])
+            first, *rest = output
+            ctx.mark_non_differentiable(*[t for t in rest if t is not None])
         tensors = [inputs[i] for i in self._read]
         if self._output:
             tensors.append(first)

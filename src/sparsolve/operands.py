@@ -16,6 +16,7 @@ __all__ = [
     "as_columns",
     "guess",
     "in_autocast",
+    "is_vector",
     "plan",
     "require_batches",
     "require_dense",
@@ -43,7 +44,7 @@ def plan(
         TypeError: not tensors, not dense, or a dtype without a solver.
         ValueError: shapes or devices that do not fit.
     """
-    if _plain(values, pattern, b, rows):
+    if is_vector(values, pattern, b, rows):
         return values, b.unsqueeze(-1), _column, True
     values, b = uncast(values), uncast(b)
     dtype = _dtype(values, pattern, b, name)
@@ -130,8 +131,8 @@ def require_length(values: Tensor, pattern: Pattern) -> None:
         )
 
 
-def _plain(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
-    """One matrix and one vector that fit as they are: most calls, for which the checks below would be half of the overhead."""
+def is_vector(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
+    """Whether these are one matrix and one vector that fit as they are: most calls, for which all of `plan` would be half of the overhead."""
     if not (isinstance(values, Tensor) and isinstance(b, Tensor) and is_dense(values) and is_dense(b)):
         return False
     dtype, device = values.dtype, values.device

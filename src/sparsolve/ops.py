@@ -10,11 +10,11 @@ import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Optional
+from weakref import ref
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from .backends import device_module, solver_module
 from .batch import REPORT, Batch, Found, located
@@ -72,25 +72,33 @@ def solve(
     report: bool,
     x0: Optional[Tensor] = None,  # noqa: UP045 (what torch reads)
 ) -> tuple[Tensor, Tensor]:
-    """`A⁻¹ b` or `A⁻ᴴ b`: values `(*batch, nnz)`, b `(*batch, n, k)`.
+    """`A⁻¹ b` or `A⁻ᴴ b`: values `(*batch, nnz)`, b `(*batch, n, k)`; or `(nnz,)` and `(n,)`.
 
     With `report` a failure is a status, x is NaN there, and the second output is `(*batch, 4, k)`; without, it is raised.
     """
-    return _tensors(_solved(values, crow, col, b, solver, adjoint, report, x0), b)
+    batch = _solved(values, crow, col, b, solver, adjoint, report, x0)
+    reports = batch.reports
+    if reports is None:
+        reports = batch.on.zeros((len(batch.b), REPORT, 0))
+    return _x(batch, b), batch.on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
 @on_its_device
-def solve_and_keep(values: Tensor, crow: Tensor, col: Tensor, b: Tensor, *more: Any) -> tuple[Any, Found | None]:
-    """`solve`, and what its gradient can go on from."""
-    batch = _solved(values, crow, col, b, *more)
-    return _tensors(batch, b), batch.found
+def solve_and_keep(
+    values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
+) -> tuple[tuple[Tensor, Tensor | None], Found | None]:
+    """`solve`, with None for a report that nobody wants; and what its gradient can go on from."""
+    if report:
+        return bodies["solve"](values, crow, col, b, solver, adjoint, report, x0), None
+    batch = _solved(values, crow, col, b, solver, adjoint, report, x0)
+    return (_x(batch, b), None), batch.found
 
 
 def _solved(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
 ) -> Batch:
     """The systems, solved."""
-    device, n = "cpu" if values.is_cpu else values.device.type, b.shape[-2]
+    device, n = "cpu" if values.is_cpu else values.device.type, crow.shape[0] - 1
     on = device_module(device)
     structure = on.structure_of(crow, col, (n, n))
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
@@ -99,9 +107,8 @@ def _solved(
     return batch
 
 
-def _tensors(batch: Batch, b: Tensor) -> tuple[Tensor, Tensor]:
-    x, reports, on = batch.x, batch.reports, batch.on
-    return on.tensor(x.reshape(b.shape)), on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
+def _x(batch: Batch, b: Tensor) -> Tensor:
+    return batch.on.tensor(batch.x.reshape(b.shape))  # type: ignore[no-any-return]
 
 
 @on_its_device
@@ -112,7 +119,7 @@ def solve_backward(
     values, crow, col, _, _, adjoint, *_ = inputs
     on, lam = device_module("cpu" if values.is_cpu else values.device.type), None
     if found is not None:
-        structure, lam = found.structure, found.solve(on.array(grad), solver, not adjoint)
+        structure, lam = found.structure, found.solve(_flat(on.array(grad), 2)[0], solver, not adjoint)
     if lam is None:
         batch = _solved(values, crow, col, grad, solver, not adjoint, False, None)
         structure, lam = batch.structure, batch.x
@@ -230,7 +237,7 @@ def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tup
 
 def _source(values: Tensor) -> Source:
     """Where the first matrix came from."""
-    return Source(StorageWeakRef(values.untyped_storage()), int(values.storage_offset()))
+    return Source(ref(values.untyped_storage()), int(values.storage_offset()))
 
 
 @solve.register_fake  # type: ignore[untyped-decorator]
@@ -244,7 +251,8 @@ def _(
     report: bool,
     x0: Optional[Tensor] = None,  # noqa: UP045
 ) -> tuple[Tensor, Tensor]:
-    return b.new_empty(b.shape), b.new_empty((*b.shape[:-2], REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
+    k = 0 if not report else 1 if b.dim() == 1 else b.shape[-1]
+    return b.new_empty(b.shape), b.new_empty((*b.shape[:-2], REPORT, k), dtype=torch.float64)
 
 
 @matmul.register_fake  # type: ignore[untyped-decorator]
@@ -279,5 +287,7 @@ def _all_differ(values: Tensor) -> bool:
 
 
 def _flat(a: Any, core: int) -> Any:
-    """All batch dimensions as one, before the last `core`."""
+    """All batch dimensions as one, before the last `core`; a vector for two is one column."""
+    if a.ndim < core:
+        return a.reshape(1, -1, 1)
     return a[None] if a.ndim == core else a.reshape(math.prod(a.shape[:-core]), *a.shape[-core:])

@@ -186,7 +186,7 @@ def _directly(name: str, op: Any, body: Body, rules: dict[str, Rule], kept: Kept
     def below(*args: Any) -> Any:
         # as by the dispatcher: nothing that a user's callable does in it is recorded
         with _AutoDispatchBelowAutograd():
-            return body.run(*args)
+            return body.run(*args) if body.keep is None else body.keep(*args)[0]
 
     def forward(ctx: Any, *args: Any) -> Any:
         with _AutoDispatchBelowAutograd():

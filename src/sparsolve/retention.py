@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from .array_key import Key
 
@@ -25,28 +25,17 @@ _SHARES = {True: 1 / 128, False: 1 / 8}  # of the bound, for idle entries that h
 _FEW = 4  # idle entries of each kind that stay, however large
 _LOOKS = 2  # sources looked at whenever an entry is made
 
-
-class Memory(Protocol):
-    """Memory that may be gone, such as torch's `StorageWeakRef`.
-
-    Attributes:
-        cdata: a number that no other memory has, as long as this object lives.
-    """
-
-    cdata: int
-
-    def expired(self) -> bool:
-        """Whether it is gone."""
+Memory = Callable[[], Any]  # a weak reference: there is one to each memory, as long as somebody has it
 
 
 class Source(NamedTuple):
-    """Where an entry's arrays came from: somebody's memory, and the place in it."""
+    """Where an entry's arrays came from: somebody's memory, such as a tensor's storage, held weakly; and the place in it."""
 
     memory: Memory
     place: int
 
 
-Held = tuple[Hashable, int, int]  # the rest of a key, the number of a memory, and the place in it
+Held = tuple[Hashable, int, int]  # the rest of a key, the id of a memory's reference, and the place in it
 
 
 class Entry(Generic[T]):
@@ -83,9 +72,9 @@ class Retention(Generic[T]):
         if source is None:
             return
         memory, place = source
-        held = entry.key.rest, memory.cdata, place
-        if held == entry.held:
+        if entry.memory is memory and entry.held is not None and entry.held[2] == place:
             return
+        held = entry.key.rest, id(memory), place
         self.discard(entry)
         before = self._held.get(held)
         if before is not None:
@@ -112,7 +101,7 @@ class Retention(Generic[T]):
     def look(self) -> None:
         """See whether some sources are gone, each in its turn."""
         for held, entry in list(islice(self._held.items(), _LOOKS)):
-            if entry.memory is None or entry.memory.expired():
+            if entry.memory is None or entry.memory() is None:
                 self._let_go(entry)
             else:
                 self._held.move_to_end(held)

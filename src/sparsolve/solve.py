@@ -11,7 +11,7 @@ from torch import Tensor
 from . import calculus, matrix_free
 from .errors import kind_of, sentence
 from .matrix import SparseMatrix, multiply
-from .operands import guess, plan
+from .operands import guess, is_vector, plan
 from .operators import Operator, apply
 from .preconditioner_records import PreconditionerRecord
 from .result import Info, Solution
@@ -184,6 +184,8 @@ def _require_tree(name: str, tree: Any) -> None:
 def _solve(A: SparseMatrix | Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
     if isinstance(A, Operator):
         return matrix_free.solve(A, b, solver, adjoint, x0)
+    if x0 is None and is_vector(A.values, A.pattern, b, A.pattern.shape[0]):
+        return calculus.solve(A.values, A.pattern.crow, A.pattern.col, b, _key(solver, b), adjoint)[0]
     values, columns, restore, _ = plan(A.values, A.pattern, b, A.pattern.shape[0])
     start = _start(A, b, columns, x0)
     x, _ = calculus.solve(values, A.pattern.crow, A.pattern.col, columns, _key(solver, b), adjoint, False, start)
