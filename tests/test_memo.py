@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from functools import partial
 
 import numpy as np
@@ -310,6 +311,65 @@ def test_clear(splu, system):
         sps.clear_memo()
         assert sps.memo_info()[:6] == (0, 0, 0, 0, 0, 0)
     assert len(splu) == 2
+
+
+# ---- what a gradient goes on from
+
+
+def test_a_gradient_looks_for_nothing(system):
+    """It uses again what the forward found, and that counts as a hit."""
+    values, pattern, b = system
+    sps.clear_memo()
+    x = solve(sps.SparseMatrix(values.clone().requires_grad_(), pattern), b)
+    x.sum().backward()
+    found = sps.memo_info()
+    assert (found.factorizations, found.factor_hits, found.analyses, found.analysis_hits) == (1, 1, 1, 0)
+
+
+def test_a_gradient_after_the_memo_was_emptied(splu, system):
+    values, pattern, b = system
+    v = values.clone().requires_grad_()
+    x = solve(sps.SparseMatrix(v, pattern), b)
+    sps.clear_memo()
+    (got,) = torch.autograd.grad(x.sum(), v)
+    w = values.clone().requires_grad_()
+    torch.testing.assert_close(got, torch.autograd.grad(oracle.solve(w, pattern, b).sum(), w)[0])
+    assert len(splu) == 2
+
+
+def test_a_graph_holds_no_factorization(system):
+    """The memo's bound is a bound, however many graphs are alive."""
+    values, pattern, b = system
+    x = solve(sps.SparseMatrix(values.clone().requires_grad_(), pattern), b)
+    (factor,) = [weakref.ref(entry.value) for entry in remembered.FACTORS._entries.values()]
+    assert factor() is not None
+    sps.clear_memo()
+    assert factor() is None
+    x.sum().backward()
+
+
+def test_a_change_behind_torchs_back_before_the_gradient(system):
+    """NumPy bumps no version counter; the gradient is still that of what was solved."""
+    values, pattern, b = system
+    v = values.clone().requires_grad_()
+    x = solve(sps.SparseMatrix(v, pattern), b)
+    v.detach().numpy()[3] += 1
+    (got,) = torch.autograd.grad(x.sum(), v)
+    w = values.clone().requires_grad_()
+    torch.testing.assert_close(got, torch.autograd.grad(oracle.solve(w, pattern, b).sum(), w)[0])
+
+
+def test_other_entries_between_a_solve_and_its_gradient(splu, system):
+    values, pattern, b = system
+    vs = [(values * (1 + i)).requires_grad_() for i in range(3)]
+    xs = [solve(sps.SparseMatrix(v, pattern), b) for v in vs]
+    for x, v in zip(xs, vs, strict=True):
+        (got,) = torch.autograd.grad(x.sum(), v)
+        torch.testing.assert_close(got, torch.autograd.grad(oracle.solve(v, pattern, b).sum(), v)[0])
+    assert len(splu) == 3
+    newest = [entry.value._values for entry in remembered.FACTORS._entries.values()]
+    np.testing.assert_array_equal(newest[-1], vs[-1].detach().numpy())
+    assert remembered.FACTORS._newest.value._values is newest[-1]
 
 
 def test_a_callable_is_called_every_time(system):

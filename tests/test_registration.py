@@ -270,6 +270,34 @@ def test_opcheck(name: str, sample: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize(("adjoint", "report"), [(False, False), (True, False), (True, True)])
+def test_opcheck_of_solve_with_a_vector(dtype: torch.dtype, adjoint: bool, report: bool) -> None:
+    """As `solve` calls it, for one matrix and one vector; here with a first guess and a report too."""
+    b = torch.randn(N, dtype=dtype, requires_grad=True)
+    args = (values_of(dtype).requires_grad_(), CROW, COL, b, "LU()", adjoint, report, torch.zeros_like(b))
+    torch.library.opcheck(torch.ops.sparsolve.solve.default, args)
+    x, reports = torch.ops.sparsolve.solve(*args)
+    assert x.shape == b.shape
+    assert reports.shape == (4, int(report))
+    by_columns = torch.ops.sparsolve.solve(*args[:3], b.unsqueeze(-1), *args[4:7], None)
+    torch.testing.assert_close(x, by_columns[0].squeeze(-1))
+    torch.testing.assert_close(reports, by_columns[1])
+
+
+@pytest.mark.parametrize("values_too", [False, True])
+def test_vmap_of_the_op_with_vectors_and_first_guesses(values_too: bool) -> None:
+    values, bs = values_of(torch.float64, 3), torch.randn(3, N, dtype=torch.float64)
+
+    def one(v: Tensor, b: Tensor, x0: Tensor) -> Tensor:
+        return torch.ops.sparsolve.solve(v, CROW, COL, b, "GMRES(rtol=1e-12)", False, False, x0)[0]  # type: ignore[no-any-return]
+
+    v = values if values_too else values[0]
+    got = torch.vmap(one, (0 if values_too else None, 1, 0))(v, bs.T, bs)
+    expected = [oracle.solve(values[i if values_too else 0], pattern(), bs[i]) for i in range(3)]
+    torch.testing.assert_close(got, torch.stack(expected))
+
+
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("report", [False, True])
 def test_fake_outputs_are_like_real_ones(batch: tuple[int, ...], report: bool) -> None:

@@ -25,7 +25,7 @@ _FAR = 10.0  # powers of two between the largest entries of two rows, or of two 
 _EXTREME = 60.0  # powers of two away from one, likewise
 _STEPS, _SWEEPS = 1000, 5  # of conjugate gradients; over rows and columns
 # between sizes, from which on products of two quotients underflow; the least and the most that the largest may be
-_RANGE = {c: (float(f.max) ** 0.5, float(f.tiny) ** 0.75, float(f.max) ** 0.75) for c in "fdFD" for f in [np.finfo(c)]}
+_RANGE = {c: (float(f.max) ** 0.5, float(f.tiny) ** 0.75, float(f.max) ** 0.75) for c in "fd" for f in [np.finfo(c)]}
 
 
 class Balanced(NamedTuple):
@@ -74,13 +74,13 @@ def balanced(structure: Structure, values: Any) -> Balanced:
     return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()), row, column)
 
 
-def graded(values: Any) -> bool:
-    """Whether entries of a matrix, `(nnz,)` or `(matrices, nnz)`, are so far apart in size that products of quotients of them may underflow, or
-    so large or small that sums or pivots may be out of range."""
-    if not values.size:
+def graded(size: Any) -> bool:
+    """Whether entries of a matrix, of these sizes, `(nnz,)` or `(matrices, nnz)`, are so far apart that products of quotients of them may underflow,
+    or so large or small that sums or pivots may be out of range."""
+    if not size.size:
         return False
-    size, (span, low, high) = np.abs(values), _RANGE[values.dtype.char]
-    if values.ndim == 1:
+    span, low, high = _RANGE[size.dtype.char]
+    if size.ndim == 1:
         least, most = size.item(size.argmin()), largest(size)
         if least * span >= most and low < most < high:
             return False  # as nearly all are

@@ -23,7 +23,7 @@ from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
 from .decomposition import NotPositive
 from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
-from .host import Product, Structure, largest
+from .host import Product, Structure, largest, quietly
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
 from .together import together
@@ -79,7 +79,9 @@ class DirectFactor:
             raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
         self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
-        self._balance = self._balanced() if self._low is None and graded(self._values) else None
+        sizes = np.abs(self._values)
+        self._sizes: Sizes | None = Product(self._structure, sizes)  # for the first solve, which lets go of it
+        self._balance = self._balanced() if self._low is None and graded(sizes) else None
         matrix = self._matrix()
         if self._definite:
             require_positive(matrix)
@@ -131,7 +133,7 @@ class DirectFactor:
         while True:
             stage = self._stage
             try:
-                return self._refined(stage, b, adjoint)
+                return quietly(self._refined, stage, b, adjoint)
             except DistrustedError as doubt:
                 error = not_finite("b", b)
                 if error is not None:
@@ -188,12 +190,11 @@ class DirectFactor:
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """Solve, with a small backward error of each row."""
-        with np.errstate(all="ignore"):
-            scale = self._error.scale(b)
-            if scale is not None:
-                with contextlib.suppress(DistrustedError, SolveError):  # an overflow, perhaps
-                    return self._of_one_size(stage, b / scale, adjoint) * scale
-            return self._of_one_size(stage, b, adjoint)
+        scale = self._error.scale(b)
+        if scale is not None:
+            with contextlib.suppress(DistrustedError, SolveError):  # an overflow, perhaps
+                return self._of_one_size(stage, b / scale, adjoint) * scale
+        return self._of_one_size(stage, b, adjoint)
 
     def _of_one_size(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The same where no column is so small that its products underflow."""
@@ -204,7 +205,7 @@ class DirectFactor:
 
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
-        sizes, found = self._error.sizes(), self._structure.found
+        sizes, found, self._sizes = self._sizes or self._error.sizes(), self._structure.found, None
         found["dominant"] = found.get("dominant", True) and self._dominant(sizes)  # one that was not has more like it
         if found["dominant"]:
             stage.believed = True

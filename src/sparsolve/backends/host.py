@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,26 @@ def empty(shape: tuple[int, ...], like: Any) -> Any:
 def quiet() -> Any:
     """No warnings of overflow or NaN."""
     return np.errstate(all="ignore")
+
+
+def quietly(call: Callable[..., Any], *args: Any) -> Any:
+    """`call(*args)` without warnings of overflow or NaN, in half of the time of `quiet`: what these would do is NumPy's context variable."""
+    if _QUIET is None:
+        with quiet():
+            return call(*args)
+    return _QUIET.copy().run(call, *args)
+
+
+def _quiet_context() -> Context | None:
+    """A context in which NumPy warns of nothing; None for NumPy 1, which keeps that by threads."""
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        return None
+    context = copy_context()
+    context.run(np.seterr, all="ignore")
+    return context
+
+
+_QUIET = _quiet_context()
 
 
 def zeros(shape: tuple[int, ...]) -> Any:
@@ -142,7 +163,7 @@ def _sampled(structure: Structure, u: Any, v: Any) -> Any:
     rows, columns = structure.places
     k, v = u.shape[1], v.conj()
     if k == 1:
-        out = gathered(v.ravel(), columns)
+        out = v.ravel().take(structure.indices) if len(structure.indices) < _FEW else gathered(v.ravel(), columns)
         scale_rows(structure.shape, (structure.indptr, structure.indices, out), u.ravel())
         return out
     nnz, u, v = structure.indices.size, np.ascontiguousarray(u), np.ascontiguousarray(v)

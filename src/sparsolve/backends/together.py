@@ -51,7 +51,7 @@ def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     width = _NUMBERS // (n * min(n, 2 * kl + ku + 1))
     if width < 2:
         return None
-    if graded(values):
+    if graded(np.abs(values)):
         return None
     definite = isinstance(solver, Cholesky)
     first = Matrix(structure.unique, structure.merged(values[0]), solver.backend is not None)
