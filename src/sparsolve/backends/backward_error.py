@@ -48,17 +48,27 @@ class Norms:
     """Of the rows of A, or of Aᴴ.
 
     Args:
-        rows: of each the sum of sizes, at least the smallest normal number.
+        sums: of each the sizes, added up; at least the smallest normal number.
         least: what underflow may leave of a residual.
+        placed: what brings an array to where the solutions are.
+
+    Attributes:
+        rows: the sums there.
     """
 
-    def __init__(self, rows: Any, least: float) -> None:
-        self.rows, self._least = rows, least
+    def __init__(self, sums: Any, least: float, placed: Any) -> None:
+        self._sums, self._least = sums, least
+        self.rows = sums if placed is None else placed(sums)
+        if placed is not None:  # at once, for all streams
+            self.underflow = placed(self._left())
 
     @cached_property
     def underflow(self) -> Any:
         """What underflow may leave of each row's residual, over its norm."""
-        return self._least * (1 + 1 / self.rows)
+        return self._left()
+
+    def _left(self) -> Any:
+        return self._least * (1 + 1 / self._sums)
 
 
 class BackwardError:
@@ -158,5 +168,6 @@ class BackwardError:
         return self._structure.ones(self._values.real.dtype)
 
     def _bounded(self, sums: Any) -> Norms:
-        np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
-        return Norms(sums if self._placed is None else self._placed(sums), self.limits.least)
+        if not (sums.item(sums.argmin()) >= self.limits.tiny and largest(sums) <= self.limits.huge):
+            np.minimum(np.maximum(sums, self.limits.tiny, out=sums), self.limits.huge, out=sums)
+        return Norms(sums, self.limits.least, self._placed)

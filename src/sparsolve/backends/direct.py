@@ -33,6 +33,7 @@ __all__ = ["DirectFactor", "factorize", "suitable", "together"]
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 # at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)
 _REFINEMENTS = {False: (5, 100.0), True: (50, 10.0)}
+_QUICK = 1 << 16  # bytes of a factor: a smaller one solves sooner than a block is put together
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
 _WORTH_A_THREAD = 1 << 20  # bytes of a factor: below, threads wait for the interpreter longer than they work without it
 _WIDE = 1 << 22  # bytes of right-hand sides, from which on they leave the caches
@@ -61,6 +62,7 @@ class _Stage:
         self.strategy, self.decomposition, self.believed = strategy, decomposition, False
         self.columns = getattr(decomposition, "columns", _COLUMNS)
         self.threads = getattr(decomposition, "threads", False)
+        self.quick = decomposition.nbytes < _QUICK
         self.perturbed = getattr(decomposition, "perturbed", 0) > 0
 
     def large(self, blocks: int) -> bool:
@@ -211,7 +213,7 @@ class DirectFactor:
             stage.believed = True
             return self._substitute(stage, b, adjoint)
         norms, probe = self._probe(sizes)
-        if adjoint or (b.ndim == 2 and b.shape[1] >= stage.columns):
+        if adjoint or stage.quick or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), norms)
             return self._substitute(stage, b, adjoint)
         columns = b.reshape(len(b), -1)

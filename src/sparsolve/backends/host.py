@@ -25,6 +25,7 @@ __all__ = [
     "matrix",
     "multiply",
     "quiet",
+    "quietly",
     "run",
     "sampled",
     "structure_of",
