@@ -73,7 +73,7 @@ class Kept:
         ctx.others = others
         ctx.held = [hold(inputs[i]) for i in self._strings]  # what the backward will ask for by tickets
 
-    def found(self, ctx: Any, of: Callable[[Tensor], Tensor] | None = None) -> tuple[list[Any], Any, list[Any]]:
+    def read(self, ctx: Any, of: Callable[[Tensor], Tensor] | None = None) -> tuple[list[Any], Any, list[Any]]:
         """The inputs and the first output, None where no rule reads them; and those of them that can be followed.
 
         Args:

@@ -107,7 +107,7 @@ def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule |
     """`backward` and `jvp` of a Function whose first output, of several or not, is differentiable."""
 
     def pull(ctx: Any, *grads: Tensor) -> Any:
-        inputs, output, tensors = kept.found(ctx)
+        inputs, output, tensors = kept.read(ctx)
         if at_once is not None and not torch.compiler.is_compiling():
             tensors.append(grads[0])
             if _at_rest(tensors) and _nothing_to_record(tensors):
@@ -117,7 +117,7 @@ def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule |
 
     def push(ctx: Any, *tangents: Tensor | None) -> Any:
         with _for_outer_levels(torch.is_grad_enabled()):
-            inputs, output, _ = kept.found(ctx, _primal if _transforming() else None)
+            inputs, output, _ = kept.read(ctx, _primal if _transforming() else None)
             tangent = jvp(inputs, output, tangents)
             return (tangent, None) if several else tangent
 
