@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -341,10 +342,14 @@ def test_a_graph_holds_no_factorization(system):
     """The memo's bound is a bound, however many graphs are alive."""
     values, pattern, b = system
     x = solve(sps.SparseMatrix(values.clone().requires_grad_(), pattern), b)
-    (factor,) = [weakref.ref(entry.value) for entry in remembered.FACTORS._entries.values()]
+    memos = remembered.FACTORS, remembered.ANALYSES
+    factor, analysis = [weakref.ref(entry.value) for memo in memos for entry in memo._entries.values()]
     assert factor() is not None
+    assert analysis() is not None
     sps.clear_memo()
     assert factor() is None
+    gc.collect()  # an analysis without duplicates knows itself
+    assert analysis() is None
     x.sum().backward()
 
 

@@ -28,23 +28,24 @@ REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 class Found:
     """The pattern's analysis and the factorization that one system was solved with, for its gradient to go on from.
 
-    The factorization is the memo's, which may let go of it.
+    Both are the memo's, which may let go of them: a graph that somebody keeps holds neither.
     """
 
-    __slots__ = ("_entry", "_key", "structure")
+    __slots__ = ("_entry", "_key")
 
-    def __init__(self, structure: Any, key: str, entry: ref[Entry[Any]]) -> None:
-        self.structure, self._key, self._entry = structure, key, entry
+    def __init__(self, key: str, entry: ref[Entry[Any]]) -> None:
+        self._key, self._entry = key, entry
 
-    def solve(self, b: Any, solver: str, adjoint: bool) -> Any:
-        """The solution for `(n, k)` right-hand sides; None where another factorization is needed."""
+    def solve(self, b: Any, solver: str, adjoint: bool) -> tuple[Any, Any] | None:
+        """The analysis, and the solution for `(n, k)` right-hand sides; None where another factorization is needed."""
         _, key, purpose = asked(solver)
         entry = self._entry() if key == self._key else None
         factor = None if entry is None else FACTORS.again(entry)
-        if factor is None:
+        if entry is None or factor is None:
             return None
+        rest: Any = entry.key.rest  # as `Batch._key` made it
         try:
-            return _whole(factor, b, adjoint, None).x
+            return rest[1], _whole(factor, b, adjoint, None).x
         except SolveError as error:
             raise located(error, None, adjoint, purpose) from error
 
@@ -87,7 +88,7 @@ class Batch:
     @property
     def found(self) -> Found | None:
         """What a gradient can go on from."""
-        return None if self.entry is None or len(self.b) > 1 else Found(self.structure, self.key, ref(self.entry))
+        return None if self.entry is None or len(self.b) > 1 else Found(self.key, ref(self.entry))
 
     def solve(self, distinct: bool) -> None:
         """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`, which is None without.

@@ -117,12 +117,12 @@ def solve_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """What `solve` and `sample` are asked for by the gradient of `solve(*inputs)`, at once: `λ`, and `−λ xᴴ` or `−x λᴴ` at the entries."""
     values, crow, col, _, _, adjoint, *_ = inputs
-    on, lam = device_module("cpu" if values.is_cpu else values.device.type), None
-    if found is not None:
-        structure, lam = found.structure, found.solve(_flat(on.array(grad), 2)[0], solver, not adjoint)
-    if lam is None:
+    on = device_module("cpu" if values.is_cpu else values.device.type)
+    again = None if found is None else found.solve(_flat(on.array(grad), 2)[0], solver, not adjoint)
+    if again is None:
         batch = _solved(values, crow, col, grad, solver, not adjoint, False, None)
-        structure, lam = batch.structure, batch.x
+        again = batch.structure, batch.x
+    structure, lam = again
     if not entries:
         return on.tensor(lam.reshape(grad.shape)), None
     u, v = _flat(lam, 2), _flat(on.array(x), 2)

@@ -208,10 +208,10 @@ class DirectFactor:
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
         sizes, found, self._sizes = self._sizes or self._error.sizes(), self._structure.found, None
-        found["dominant"] = found.get("dominant", True) and self._dominant(sizes)  # one that was not has more like it
-        if found["dominant"]:
+        if found.get("dominant", True) and self._dominant(sizes):
             stage.believed = True
             return self._substitute(stage, b, adjoint)
+        found["dominant"] = False  # there are more like it, for which one need not ask
         norms, probe = self._probe(sizes)
         if adjoint or stage.quick or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), norms)
