@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import sparsolve as sps
-from sparsolve import Strategy, solvers, tickets
+from sparsolve import Strategy, loops, solvers, tickets
+from systems import SYSTEMS
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
 METHODS = (sps.CG(), sps.MINRES(), sps.GMRES(), sps.BiCGStab(), sps.CGS())
@@ -24,6 +25,29 @@ RIGHT = torch.tensor([1.0, 2, 3], dtype=F64)
 
 def sparse(M: Tensor) -> sps.SparseMatrix:
     return sps.SparseMatrix.from_torch(M.to_sparse())
+
+
+# ---- SciPy without its compiled loops, which are not public
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_without_scipys_loops(dtype: torch.dtype, adjoint: bool, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products, solves and their gradients are the same."""
+    v, pattern = SYSTEMS["banded"](dtype)
+    b = torch.randn(20, k, dtype=dtype).squeeze(-1)
+
+    def found() -> list[Tensor]:
+        sps.clear_memo()
+        leaf = v.clone().requires_grad_()
+        A = sps.SparseMatrix(leaf, pattern)
+        x, y = sps.solve(A, b, adjoint=adjoint), sps.matmul(A, b, adjoint=adjoint)
+        return [x, y, *(torch.autograd.grad(t.abs().square().sum(), leaf)[0] for t in (x, y))]
+
+    expected = found()
+    monkeypatch.setattr(loops, "_loops", None)
+    torch.testing.assert_close(found(), expected)
 
 
 # ---- scales

@@ -603,7 +603,7 @@ MISTAKES = [
     ),
     Mistake(
         "its b forgotten",
-        calculus._solve_pulled,
+        calculus._solve_backward_at_once,
         "lam if needs[3] else None",
         "None",
         "plain real, plain complex",

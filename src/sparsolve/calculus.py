@@ -89,7 +89,7 @@ def _solve_backward(inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], gra
     return d_values, None, None, lam if needs[3] else None, None, None, None, None
 
 
-def _solve_pulled(
+def _solve_backward_at_once(
     inputs: Sequence[Any], x: Tensor, needs: Sequence[bool], grad: Tensor, found: Any
 ) -> tuple[Tensor | None, ...]:
     """The same in one step, where no other derivative or transform is to see its two."""
@@ -234,7 +234,7 @@ def _attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int, **mor
 
 
 _solve = _attached(
-    "solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7, keep=ops.solve_and_keep, pull=_solve_pulled
+    "solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7, keep=ops.solve_and_keep, at_once=_solve_backward_at_once
 )  # b, x0
 _matmul = _attached("matmul", _matmul_backward, _matmul_jvp, _matmul_vmap, -1)  # y
 _sample = _attached("sample", _sample_backward, _sample_jvp, _sample_vmap, -1)  # s

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .tickets import hold, restore
 
-__all__ = ["Body", "Kept"]
+__all__ = ["Body", "Kept", "Rule"]
 
 Rule = Callable[..., Any]
 
@@ -23,13 +23,13 @@ class Body(NamedTuple):
 
     Attributes:
         run: the op's body, which applies no transforms.
-        keep: the same, with None for outputs that nobody will look at; and what `pull` may go on from.
-        pull: the rule `backward` in one step, without ops: `(inputs, output, needs, grad, found)`. Found is what `keep` returned, or None.
+        keep: the same, with None for outputs that nobody will look at; and what `at_once` may go on from.
+        at_once: the rule `backward` in one step, without ops: `(inputs, output, needs, grad, found)`. Found is what `keep` returned, or None.
     """
 
     run: Rule
     keep: Rule | None = None
-    pull: Rule | None = None
+    at_once: Rule | None = None
 
 
 class Kept:
@@ -42,13 +42,14 @@ class Kept:
     Attributes:
         tensors: the places of inputs that are tensors, or None.
         followed: of those that derivatives or transforms can follow: not of the pattern's.
+        several: whether the op has other outputs than the first.
     """
 
     def __init__(self, schema: Any, unread: Sequence[int]) -> None:
         kinds = [str(a.type) for a in schema.arguments]
         self.tensors = [i for i, kind in enumerate(kinds) if "Tensor" in kind]
         self.followed = [i for i in self.tensors if schema.arguments[i].name not in ("crow", "col")]
-        self._count, self._several = len(kinds), len(schema.returns) > 1
+        self._count, self.several = len(kinds), len(schema.returns) > 1
         self._read = [i for i in self.tensors if i not in unread]
         self._strings = [i for i, kind in enumerate(kinds) if kind == "str"]
         self._output = -1 not in unread
@@ -58,7 +59,7 @@ class Kept:
         if len(inputs) < self._count:  # those with a default, None
             inputs = [*inputs, *[None] * (self._count - len(inputs))]
         first = output
-        if self._several:
+        if self.several:
             first, *rest = output
             ctx.mark_non_differentiable(*[t for t in rest if t is not None])
         tensors = [inputs[i] for i in self._read]

@@ -55,10 +55,14 @@ def on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(body)
     def run(*args: Any) -> Any:
-        t = args[0]
-        return device_module("cpu" if t.is_cpu else t.device.type).run(body, args)
+        return device_module(_device(args[0])).run(body, args)
 
     return run
+
+
+def _device(t: Tensor) -> str:
+    """`t.device.type`, in a sixth of the time."""
+    return "cpu" if t.is_cpu else t.device.type
 
 
 @_opaque("solve")
@@ -98,7 +102,7 @@ def _solved(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
 ) -> Batch:
     """The systems, solved."""
-    device, n = "cpu" if values.is_cpu else values.device.type, crow.shape[0] - 1
+    device, n = _device(values), crow.shape[0] - 1
     on = device_module(device)
     structure = on.structure_of(crow, col, (n, n))
     vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
@@ -117,7 +121,7 @@ def solve_backward(
 ) -> tuple[Tensor, Tensor | None]:
     """What `solve` and `sample` are asked for by the gradient of `solve(*inputs)`, at once: `λ`, and `−λ xᴴ` or `−x λᴴ` at the entries."""
     values, crow, col, _, _, adjoint, *_ = inputs
-    on = device_module("cpu" if values.is_cpu else values.device.type)
+    on = device_module(_device(values))
     again = None if found is None else found.solve(_flat(on.array(grad), 2)[0], solver, not adjoint)
     if again is None:
         batch = _solved(values, crow, col, grad, solver, not adjoint, False, None)
@@ -133,7 +137,7 @@ def solve_backward(
 @_opaque("matmul")
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
-    on = device_module(values.device.type)
+    on = device_module(_device(values))
     rows, k = crow.shape[0] - 1, x.shape[-1]
     structure = on.structure_of(crow, col, (rows, columns))
     vs, xs = _flat(on.array(values), 1), _flat(on.array(x), 2)
@@ -146,7 +150,7 @@ def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, a
 @_opaque("sample")
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`, out `(*batch, nnz)`."""
-    on = device_module(u.device.type)
+    on = device_module(_device(u))
     structure = on.structure_of(crow, col, (u.shape[-2], v.shape[-2]))
     us, vs = _flat(on.array(u), 2), _flat(on.array(v), 2)
     out = on.sampled(structure, us, vs)
@@ -177,7 +181,7 @@ def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> T
 @_opaque("inverse_derivative")
 def inverse_derivative(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     """`−(A⁻ᴴ Wᴴ A⁻ᴴ)` at A's entries, for W with the entries w: values, w and out `(*batch, nnz)`."""
-    device, n = values.device.type, crow.shape[0] - 1
+    device, n = _device(values), crow.shape[0] - 1
     on, (record, _, _) = device_module(device), asked(solver)
     structure = on.structure_of(crow, col, (n, n))
     vs, ws = _flat(on.array(values), 1), _flat(on.array(w), 1)
@@ -211,7 +215,7 @@ def _solved_between(device: str, structure: Any, v: Any, w: Any, solver: str, so
 
 def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, list[Any]]:
     """The device's module, the values as arrays, and the determinant of each matrix, found once for the value and its gradients."""
-    device, n = values.device.type, crow.shape[0] - 1
+    device, n = _device(values), crow.shape[0] - 1
     on, (record, key, _) = device_module(device), asked(solver)
     module, structure, source = (
         solver_module("slogdet", device),

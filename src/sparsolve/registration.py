@@ -1,4 +1,4 @@
-"""The rules' attachment to an op: with `levels.py` the only file that touches torch's dispatcher internals.
+"""The rules' attachment to an op: this file and `levels.py` alone touch torch's dispatcher internals.
 
 Why not `register_autograd` alone: the Function that torch generates from it has no `jvp`, so a
 forward-mode derivative of a custom op is a zero tangent without an error, and no `setup_context`,
@@ -43,12 +43,10 @@ from torch.autograd import profiler as _profiler
 from torch.autograd.forward_ad import _set_fwd_grad_enabled
 from torch.autograd.function import _SingleLevelFunction
 
-from .kept import Body, Kept
+from .kept import Body, Kept, Rule
 from .levels import EAGER
 
 __all__ = ["attach"]
-
-Rule = Callable[..., Any]
 
 _NOTHING = contextlib.nullcontext()
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
@@ -103,8 +101,8 @@ def _function_of(name: str, forward: Rule, rules: dict[str, Rule]) -> Any:
     return type(name, (_SingleLevelFunction,), {k: staticmethod(f) for k, f in rules.items()})
 
 
-def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule | None) -> tuple[Rule, Rule]:
-    """`backward` and `jvp` of a Function whose first output, of several or not, is differentiable."""
+def _rules(kept: Kept, backward: Rule, jvp: Rule, at_once: Rule | None) -> tuple[Rule, Rule]:
+    """`backward` and `jvp` of a Function whose first output is differentiable."""
 
     def pull(ctx: Any, *grads: Tensor) -> Any:
         inputs, output, tensors = kept.read(ctx)
@@ -119,7 +117,7 @@ def _rules(kept: Kept, backward: Rule, jvp: Rule, several: bool, at_once: Rule |
         with _for_outer_levels(torch.is_grad_enabled()):
             inputs, output, _ = kept.read(ctx, _primal if _transforming() else None)
             tangent = jvp(inputs, output, tangents)
-            return (tangent, None) if several else tangent
+            return (tangent, None) if kept.several else tangent
 
     return pull, push
 
@@ -153,7 +151,7 @@ def attach(
     """
     op = getattr(torch.ops.sparsolve, name).default
     kept = Kept(op._schema, unread)
-    pull, push = _rules(kept, backward, jvp, len(op._schema.returns) > 1, body and body.pull)
+    pull, push = _rules(kept, backward, jvp, body and body.at_once)
     rules = {"backward": _disabled(pull), "jvp": push}
 
     def below(*args: Any) -> Any:
@@ -182,15 +180,16 @@ def attach(
 
 def _directly(name: str, op: Any, body: Body, rules: dict[str, Rule], kept: Kept) -> Callable[..., Any]:
     """What calls the op without the dispatcher, where that has nothing to do."""
+    keep = body.keep or (lambda *args: (body.run(*args), None))
 
     def below(*args: Any) -> Any:
         # as by the dispatcher: nothing that a user's callable does in it is recorded
         with _AutoDispatchBelowAutograd():
-            return body.run(*args) if body.keep is None else body.keep(*args)[0]
+            return keep(*args)[0]
 
     def forward(ctx: Any, *args: Any) -> Any:
         with _AutoDispatchBelowAutograd():
-            output, found = (body.run(*args), None) if body.keep is None else body.keep(*args)
+            output, found = keep(*args)
         kept.save(ctx, args, output, found)
         return output
 
