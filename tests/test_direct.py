@@ -1127,3 +1127,17 @@ def test_explain_looks_at_the_precision_of_the_factors():
         sps.solve(A, torch.ones(400, dtype=torch.float64), solver)
         info = sps.solve_with_info(A, torch.ones(400, dtype=torch.float64), solver).info
         assert str(sps.Strategy(int(info.strategy)).name) in str(sps.explain(A, solver))
+
+
+def test_a_matrix_is_not_believed_for_the_sake_of_an_earlier_one():
+    """A strong diagonal proves that one matrix is regular, not others on its pattern, before or after."""
+    pattern = sps.Pattern(torch.arange(0, 10, 3), torch.arange(3).repeat(3), (3, 3))
+    strong = torch.ones(9, dtype=F64) + 8 * torch.eye(3, dtype=F64).ravel()
+    singular = torch.arange(1.0, 10, dtype=F64) / 10
+    b = torch.ones(3, dtype=F64)
+    sps.clear_memo()
+    for i in range(1, 3):
+        x = sps.solve(sps.SparseMatrix(i * strong, pattern), b)
+        torch.testing.assert_close(x, torch.full((3,), 1 / (11 * i), dtype=F64))
+        with pytest.raises(sps.SingularMatrixError):
+            sps.solve(sps.SparseMatrix(i * singular, pattern), b)

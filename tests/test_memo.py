@@ -20,6 +20,7 @@ import oracle
 import sparsolve as sps
 from sparsolve import memo as remembered
 from sparsolve.array_key import ArrayKey
+from sparsolve.batch import Found
 from sparsolve.memo import Memo
 from systems import SINGULAR, SYSTEMS, with_indices
 
@@ -375,6 +376,43 @@ def test_other_entries_between_a_solve_and_its_gradient(splu, system):
     newest = [entry.value._values for entry in remembered.FACTORS._entries.values()]
     np.testing.assert_array_equal(newest[-1], vs[-1].detach().numpy())
     assert remembered.FACTORS._newest.value._values is newest[-1]
+
+
+def test_an_entry_that_was_let_go_of_is_not_used_again():
+    """Though somebody still has it, as another thread may."""
+    memo = Memo(10**6)
+    entry = memo.entry("", (np.ones(3),), lambda a: 2 * a)
+    assert memo.again(entry) is entry.value
+    memo.get("", (np.zeros(3),), lambda a: a)
+    assert memo.again(entry) is entry.value
+    memo.clear()
+    memo.get("", (np.zeros(3),), lambda a: a)
+    assert memo.again(entry) is None
+    assert (memo.made, memo.hits) == (1, 0)
+
+
+def test_a_gradient_of_another_solver_goes_on_from_nothing(system):
+    values, pattern, b = system
+    sps.clear_memo()
+    solve(sps.SparseMatrix(values, pattern), b)
+    (entry,) = remembered.FACTORS._entries.values()
+    found = Found(solve.keywords["solver"].key, weakref.ref(entry))
+    assert found.solve(b.numpy()[:, None], "LU()", False) is None
+    structure, x = found.solve(b.numpy()[:, None], solve.keywords["solver"].key, False)
+    assert structure.shape == pattern.shape
+    np.testing.assert_allclose(x[:, 0], oracle.solve(values, pattern, b))
+
+
+def test_gradients_of_a_batch_of_factorizations(splu, system):
+    """Each matrix has its own; in one step they are found again one by one."""
+    values, pattern, b = system
+    v = torch.stack([values, 2 * values]).requires_grad_()
+    (got,) = torch.autograd.grad(solve(sps.SparseMatrix(v, pattern), b).square().sum(), v)
+    w = v.detach().requires_grad_()
+    torch.testing.assert_close(
+        got, torch.autograd.grad(sum(oracle.solve(u, pattern, b).square().sum() for u in w), w)[0]
+    )
+    assert len(splu) == 2
 
 
 def test_a_callable_is_called_every_time(system):

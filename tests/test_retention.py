@@ -114,6 +114,14 @@ def test_places_of_one_memory_are_apart():
     assert held(memo) == list(range(50))
 
 
+def test_found_again_at_another_place_of_its_memory():
+    memo, batch = Memo(10**8), Memory()
+    put(memo, 0, batch, place=0)
+    put(memo, 0, batch, place=1)
+    put(memo, 1, batch, place=0)
+    assert [entry.held is not None for entry in memo._entries.values()] == [True, True]
+
+
 def test_found_again_by_other_memory():
     memo, first, second = Memo(10**8), Memory(), Memory()
     put(memo, 0, first)
