@@ -132,9 +132,11 @@ class BackwardError:
 
     def scale(self, b: Any) -> Any:
         """A power of two, for each column, that brings b near to one where its products with A could underflow; None where it is well."""
+        if b.ndim == 1 and abs(b.item(0)) >= self.limits.little:  # as of nearly all
+            return None
         size = np.abs(b)
         if size.ndim == 1 and largest(size) >= self.limits.little:
-            return None  # as nearly all are
+            return None
         size = np.maximum.reduce(size, axis=0)
         small = size < self.limits.little
         if not small.any():

@@ -212,6 +212,7 @@ class DirectFactor:
             stage.believed = True
             return self._substitute(stage, b, adjoint)
         found["dominant"] = False  # there are more like it, for which one need not ask
+        self._error.norms(adjoint, sizes)  # while they are there: the residual asks for them next
         norms, probe = self._probe(sizes)
         if adjoint or stage.quick or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), norms)

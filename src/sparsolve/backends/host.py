@@ -48,9 +48,12 @@ def array(t: Tensor) -> Any:
     The bits are undone by flipping them, for `resolve_conj` does nothing where a compiled graph runs the op.
     """
     t = t.detach() if t.requires_grad else t
-    conj, neg = t.is_conj(), t.is_neg()
-    if not (conj or neg):
+    try:
         return np.ascontiguousarray(t.numpy())
+    except RuntimeError:  # because of the bits; to ask for them first takes as long as the rest
+        conj, neg = t.is_conj(), t.is_neg()
+        if not (conj or neg):
+            raise
     t = t.conj() if conj else t
     a = (torch._neg_view(t) if neg else t).numpy()
     a = a.conj() if conj else a
