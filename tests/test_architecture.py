@@ -52,6 +52,7 @@ ORDER = [
     "backends.host",
     "backends.cupy_device",
     "backends.matching",
+    "backends.nullspace",
     "backends.diagnosis",
     "backends.backward_error",
     "backends.conditioning",

@@ -952,8 +952,14 @@ def test_cholesky_refuses_a_diagonal_that_is_not_positive_before_any_factorizati
     values, pattern = SYSTEMS["Hermitian"](dtype)
     monkeypatch.setattr(sla, "splu", None)
     b = torch.ones(len(pattern.crow) - 1, dtype=dtype)
-    for wrong in (-values, values * (1 - 2 * (pattern.rows() == pattern.col).double())):
-        with pytest.raises(sps.NotPositiveDefiniteError, match="A diagonal entry is missing or not positive"):
+    on, n = pattern.rows() == pattern.col, len(b)
+    one = torch.where(on & (pattern.col == 2), -0.25, values)
+    for wrong, says in (
+        (-values, rf"is -[0-9.]+ \({n} such\)\. A wrong sign, perhaps\. Use LU\(\), or solve with -A and -b"),
+        (values * (1 - 2 * on.double()), r"A wrong sign"),
+        (one, r"A\[2, 2\] is -0\.25 \(1 such\)\. A saddle point"),
+    ):
+        with pytest.raises(sps.NotPositiveDefiniteError, match=f"A diagonal entry is missing or not positive.*{says}"):
             sps.solve(sps.SparseMatrix(wrong, pattern), b, sps.Cholesky(backend=backend))
 
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import structural_rank as by_scipy
 
 from sparsolve.backends import matching
-from sparsolve.backends.matching import structural_rank
+from sparsolve.backends.matching import shortage, structural_rank
 from systems import poisson
 
 RNG = np.random.default_rng(0)
@@ -66,3 +66,20 @@ def test_a_permuted_saddle_point_takes_few_sweeps(missing, monkeypatch):
     A.eliminate_zeros()
     assert structural_rank(A) == n - missing
     assert len(count) < 12
+
+
+@pytest.mark.parametrize("per_row", [0.5, 1.0, 1.5, 2.5])
+def test_a_shortage_is_one(per_row):
+    """The columns named have nonzeros in the rows named only, and these are one fewer; each is in one of the columns."""
+    short = 0
+    for _ in range(100):
+        A = random(int(RNG.integers(1, 40)), per_row, np.float64)
+        rank, columns, rows = shortage(A)
+        assert rank == structural_rank(A)
+        assert (len(columns) == 0) == (rank == A.shape[0])
+        if len(columns):
+            short += 1
+            assert len(rows) == len(columns) - 1
+            assert (np.diff(columns) > 0).all()
+            assert set(A[:, columns].nonzero()[0]) == set(rows)
+    assert short > 20

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from ..krylov_columns import namespace, on_host
-from .matching import structural_rank
+from .matching import shortage
+from .nullspace import dependence, listed
 
 __all__ = ["entry_not_finite", "indefinite", "not_finite", "overflow", "require_positive", "singular"]
 
@@ -43,13 +44,14 @@ def singular(A: Any, fact: str, condition: float | None = None) -> SolveError:
     return SingularMatrixError(sentence(fact, cause, remedy, n=A.shape[0], dtype=A.dtype, scaled_condition=estimate))
 
 
-def indefinite(fact: str, A: Any) -> NotPositiveDefiniteError:
-    """The error of `Cholesky()` for a matrix that has no such factor."""
+def indefinite(fact: str, A: Any, cause: str = "", remedy: str = "") -> NotPositiveDefiniteError:
+    """The error of `Cholesky()` for a matrix that has no such factor; by default for one that looks positive definite and is not."""
     return NotPositiveDefiniteError(
         sentence(
             f"Cholesky needs a Hermitian positive definite A. {fact}",
-            "A wrong sign, a missing boundary condition, or one that is applied to rows and not to columns.",
-            "Use LU(); (A + A.mH) / 2 where only rounding is in the way.",
+            cause or "A wrong sign, a missing boundary condition or an unfixed constant, perhaps.",
+            remedy
+            or "Use LU(), which needs no such A; add a small multiple of the identity to one that is nearly singular.",
             n=A.shape[0],
             dtype=A.dtype,
         )
@@ -64,10 +66,26 @@ def require_positive(matrix: Any) -> None:
     """
     if matrix.kind == "positive":
         return
-    fact = (
-        "A diagonal entry is missing or not positive." if matrix.hermitian else f"A is not Hermitian{_where(matrix)}."
+    raise entry_not_finite(matrix.A) or (_not_positive(matrix.A) if matrix.hermitian else _not_hermitian(matrix))
+
+
+def _not_hermitian(matrix: Any) -> NotPositiveDefiniteError:
+    return indefinite(
+        f"A is not Hermitian{_where(matrix)}.",
+        matrix.A,
+        "A boundary condition that is applied to rows and not to columns, or one triangle stored for both, perhaps.",
+        "Use LU(); (A + A.mH) / 2 where only rounding is in the way.",
     )
-    raise entry_not_finite(matrix.A) or indefinite(fact, matrix.A)
+
+
+def _not_positive(A: Any) -> NotPositiveDefiniteError:
+    """Of a Hermitian matrix, by its diagonal."""
+    d = A.diagonal()
+    i = int(d.real.argmin())
+    fact = f"A diagonal entry is missing or not positive: A[{i}, {i}] is {d[i].real:.6g} ({int((d.real <= 0).sum())} such)."
+    if (d.real < 0).all():
+        return indefinite(fact, A, "A wrong sign, perhaps.", "Use LU(), or solve with -A and -b.")
+    return indefinite(fact, A, "A saddle point, as constraints make one, or a wrong sign.", "Use LU().")
 
 
 def _where(matrix: Any) -> str:
@@ -116,14 +134,12 @@ def _cause(A: Any) -> tuple[str, str]:
                 f"{name.capitalize()} {int(np.argmax(empty))} has no nonzero entry ({int(empty.sum())} such {name}s).",
                 "Usually an unknown that no equation mentions, or a missing boundary condition: give each unknown an equation, or remove it.",
             )
-    rank = structural_rank(matrix.tocsc())
+    rank, columns, rows = shortage(matrix.tocsc())
     if rank < n:
         return (
-            f"No choice of values on this pattern is nonsingular: its structural rank is {rank} of {n}.",
-            "Some equations share too few unknowns: look for a missing diagonal block or coupling.",
+            f"No choice of values on this pattern is nonsingular: its structural rank is {rank} of {n}. "
+            f"{len(columns)} unknowns, {listed(columns)}, are in {len(rows)} equations only, {listed(rows)}.",
+            "Look for a missing diagonal block or coupling there.",
         )
-    return (
-        "The rows are linearly dependent to working precision: usually a missing boundary condition or an unfixed constant "
-        "(a graph Laplacian, a pure Neumann problem, a floating node of a circuit), or a constraint that repeats others.",
-        "Fix one unknown, add a small multiple of the identity, or solve in float64 where this was float32.",
-    )
+    clause, remedy = dependence(matrix)
+    return f"The rows are linearly dependent to working precision: {clause}", remedy

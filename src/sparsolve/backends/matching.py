@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["structural_rank"]
+__all__ = ["shortage", "structural_rank"]
 
 
 def structural_rank(A: Any) -> int:
@@ -20,6 +20,25 @@ def structural_rank(A: Any) -> int:
     Args:
         A: `(n, n)` CSC matrix without stored zeros; the values are a hint where to begin, and not NaN.
     """
+    return int(np.count_nonzero(_matching(A)[0] >= 0))
+
+
+def shortage(A: Any) -> tuple[int, Any, Any]:
+    """The structural rank; and where it is less than n, columns with nonzeros in fewer rows, and these rows.
+
+    The columns are those that alternating paths reach from one without a row (Hall's theorem).
+    """
+    row_of, column_of = _matching(A)
+    free = np.flatnonzero(row_of < 0)
+    if not len(free):
+        return len(row_of), free, free
+    parent, _ = _forest(A.indptr, A.indices, column_of, free[:1])
+    rows = np.flatnonzero(parent >= 0)
+    return len(row_of) - len(free), np.sort(np.append(column_of[rows], free[0])), rows
+
+
+def _matching(A: Any) -> tuple[Any, Any]:
+    """The row of each column and the column of each row in a maximum matching, -1 if none."""
     row_of, column_of = _begun(A)
     while len(free := np.flatnonzero(row_of < 0)):
         parent, ends = _forest(A.indptr, A.indices, column_of, free)
@@ -31,7 +50,7 @@ def structural_rank(A: Any) -> int:
             before = row_of[columns]
             row_of[columns], column_of[ends] = ends, columns
             ends = before[before >= 0]
-    return int(np.count_nonzero(row_of >= 0))
+    return row_of, column_of
 
 
 def _begun(A: Any) -> tuple[Any, Any]:
