@@ -16,7 +16,7 @@ from scipy.sparse.linalg import splu
 
 __all__ = ["dependence", "listed"]
 
-_MOST = 200_000  # entries: of a larger matrix it would take long, and more memory than there may be
+_MOST = 60_000  # entries: with more, the factors of a graph that fills in would take long, and gigabytes
 _SHIFT, _STEPS = 1e-10, 4
 _SMALL = 1e-6  # of the largest number of a vector, what is taken for zero and for a difference of zero
 _NAMED = 6  # places that a sentence names
