@@ -80,7 +80,7 @@ def test_the_unknown_that_is_largest():
 
 
 def test_nothing_is_made_up():
-    """Of a nonsingular matrix, of a large one, and where no vector is found."""
+    """Of nonsingular matrices, and where no vector is found."""
     assert said(dense())[0].startswith(ANYTHING)
     assert said(poisson(20, 20) + sp.diags([0.3], [1], shape=(400, 400)))[0].startswith(ANYTHING)
     both = dense()

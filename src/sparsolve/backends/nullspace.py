@@ -58,7 +58,8 @@ def dependence(A: Any) -> tuple[str, str]:
             )
     if null.right is None:
         return anything
-    return f"A x = 0 for an x that is largest at unknown {int(abs(null.right).argmax())}; {_USUALLY}", anything[1]
+    most = int(abs(null.right).argmax())
+    return f"A x = 0 for an x that is largest at unknown {most}; {_USUALLY}", _FIX.format("one unknown")
 
 
 def listed(at: Any) -> str:
