@@ -41,7 +41,7 @@ SYMMETRIC = {
     "options": {"SymmetricMode": True},
 }
 COLAMD = {"permc_spec": "COLAMD"}
-_NARROW, _DENSE, _RTOL = 40, 2000, 1e-10  # entries beside the diagonal; unknowns; of iterations
+_WIDEST, _DENSE, _RTOL = 200, 2000, 1e-10  # entries beside the diagonal; unknowns; of iterations
 
 
 class Unsuitable(Exception):  # noqa: N818
@@ -120,29 +120,72 @@ def splu(options: dict[str, Any]) -> Peer:
 def lapack_band(problem: Problem, gradient: bool) -> Call:
     """`gttrf` or `gbtrf` and the solves that go with them, on places found beforehand."""
     A, b, g = problem
-    C = A.tocoo()
-    below, above = int((C.row - C.col).max()), int((C.col - C.row).max())
-    if below + above > _NARROW:
-        raise Unsuitable(f"The band is {below} + {above} wide.")
+    below, above, fill = _band(A)
     three = max(below, above) == 1
     trf, trs = get_lapack_funcs(("gttrf", "gttrs") if three else ("gbtrf", "gbtrs"), (A.data,))
-    places = (below + above + C.row - C.col, C.col)
     adjoint = ("C" if three else 2) if np.iscomplexobj(A) else ("T" if three else 1)
 
     def call(scale: float) -> Any:
-        band = np.zeros((2 * below + above + 1, A.shape[0]), dtype=A.dtype, order="F")
-        band[places] = C.data * scale
         if three:
-            *factors, info = trf(band[3, :-1], band[2], band[1, 1:])
+            *factors, info = trf(*fill(scale), overwrite_dl=1, overwrite_d=1, overwrite_du=1)
             solve = lambda r, trans: trs(*factors, r, trans=trans)[0]  # noqa: E731
         else:
-            lu, pivots, info = trf(band, below, above, overwrite_ab=1)
+            lu, pivots, info = trf(fill(scale, spare=below), below, above, overwrite_ab=1)
             solve = lambda r, trans: trs(lu, below, above, r, pivots, trans=trans)[0]  # noqa: E731
         assert info == 0
         x = solve(b, "N" if three else 0)
         return (x, solve(g, adjoint)) if gradient else x
 
     return call
+
+
+def lapack_cholesky(problem: Problem, gradient: bool) -> Call:
+    """`pttrf` or `pbtrf` likewise."""
+    A, b, g = problem
+    _definite(A)
+    below, _, fill = _band(A, upper=False)
+    trf, trs = get_lapack_funcs(("pttrf", "pttrs") if below == 1 else ("pbtrf", "pbtrs"), (A.data,))
+
+    def call(scale: float) -> Any:
+        if below == 1:
+            lower, on = fill(scale)
+            *factors, info = trf(on, lower, overwrite_d=1, overwrite_e=1)
+            solve = lambda r: trs(*factors, r)[0]  # noqa: E731
+        else:
+            factor, info = trf(fill(scale), lower=1, overwrite_ab=1)
+            solve = lambda r: trs(factor, r, lower=1)[0]  # noqa: E731
+        assert info == 0
+        x = solve(b)
+        return (x, solve(g)) if gradient else x
+
+    return call
+
+
+def _band(A: Any, upper: bool = True) -> tuple[int, int, Callable[..., Any]]:
+    """Its width below and above the diagonal, and what fills LAPACK's storage with multiples of A: of three diagonals these, lowest first."""
+    C = A.tocoo()
+    below, above = int((C.row - C.col).max()), int((C.col - C.row).max())
+    if below + above > _WIDEST:
+        raise Unsuitable(f"The band is {below} + {above} wide.")
+    if max(below, above) == 1:
+        complete = A.nnz == 3 * A.shape[0] - 2
+        each = [slice(2, None, 3), slice(0, None, 3), slice(1, None, 3)] if complete else None
+        each = each or [np.flatnonzero(C.col - C.row == k) for k in (-1, 0, 1)]
+        return below, above, lambda scale: [C.data[places] * scale for places in each[: 2 + upper]]
+    above = above if upper else 0
+    kept = slice(None) if upper else C.row >= C.col
+    places = [(C.col[kept].astype(np.int64), (above + C.row - C.col)[kept])]
+
+    def fill(scale: float, spare: int = 0) -> Any:
+        width = spare + below + above + 1
+        if len(places) == 1:
+            column, row = places[0]
+            places.append(column * width + spare + row)
+        band = np.zeros(width * A.shape[0], dtype=A.dtype)
+        band[places[1]] = C.data[kept] * scale
+        return band.reshape(-1, width).T
+
+    return below, above, fill
 
 
 def decomposition(name: str) -> Peer:
@@ -277,6 +320,7 @@ RAW: dict[str, Peer] = {
     "SuperLU, symmetric mode": splu(SYMMETRIC),
     "SuperLU, COLAMD": splu(COLAMD),
     "LAPACK band": lapack_band,
+    "LAPACK band, Cholesky": lapack_cholesky,
 }
 EXTRAS: dict[str, Peer] = {name: decomposition(m) for name, m in (("PARDISO", "pardiso"), ("KLU", "klu"))}
 PEERS: dict[str, Peer] = {

@@ -66,6 +66,7 @@ ORDER = [
     "backends.given",
     "backends.preconditioners",
     "backends.entries",
+    "backends.storage",
     "backends.lapack",
     "backends.balance",
     "backends.fronts",

@@ -288,8 +288,8 @@ def small_row(library):
 
 BY_ROWS = (
     BackwardError.refined,
-    "if self._small(residual, x, norms)",
-    "if self._small(residual, x, self._of_all(norms))",
+    "if self._small(residual, x, adjoint)",
+    "if self._within(residual, x, self._of_all(self.norms(adjoint)))",
 )
 PROOF = (cupy_lu.LUFactor._condition, ' or getattr(made, "perturbed", 0) > 0', "")
 

@@ -1042,7 +1042,14 @@ def test_available(monkeypatch, device):
 
 
 def test_both_devices_have_the_same_functions():
-    own = {"Matrix", "Product", "gathered", "largest", "quietly"}  # what the other files of one device share
+    own = {
+        "Matrix",
+        "Product",
+        "gathered",
+        "largest",
+        "largest_size",
+        "quietly",
+    }  # what the other files of one device share
     assert set(cupy_device.__all__) - own == set(host.__all__) - own
     rows = {device: {s for s, d in backends._SOLVERS if d == device} for device in ("cpu", "cuda")}
     assert rows["cpu"] == rows["cuda"]

@@ -40,6 +40,12 @@ def same_shuffle(M, seed: int = 0) -> sp.csr_matrix:
     return M.tocsr()[order][:, order]
 
 
+def turned(M) -> sp.csr_matrix:
+    """`D M Dᴴ` with quarter turns in D: Hermitian, exactly."""
+    D = sp.diags([np.array([1, 1j, -1, -1j])[np.arange(M.shape[0]) % 4]], [0])
+    return sp.csr_matrix(D @ M @ D.conj())
+
+
 def chain(n: int = 40) -> sp.csr_matrix:
     """A cycle-free graph that needs `n` eliminations one after another: bidiagonal."""
     return sp.diags([np.arange(1.0, n + 1), np.ones(n - 1)], [0, 1]).tocsr()
@@ -82,6 +88,11 @@ CASES = {
     "2 x 2": (lambda: sp.csr_matrix([[2.0, 1.0], [1.0, 3.0]]), Strategy.DENSE),
     "Poisson 1-D": (lambda: poisson(200), Strategy.TRIDIAGONAL),
     "Poisson 2-D": (lambda: poisson(12, 12), Strategy.BANDED),
+    "Poisson 1-D, long": (lambda: poisson(400), Strategy.TRIDIAGONAL),
+    "Poisson 2-D, larger": (lambda: poisson(20, 20), Strategy.BANDED_CHOLESKY),
+    "Poisson 1-D, long, negative": (lambda: -poisson(400), Strategy.TRIDIAGONAL),
+    "full, positive": (lambda: sp.csr_matrix(np.full((160, 160), 0.5) + 9 * np.eye(160)), Strategy.DENSE_CHOLESKY),
+    "full, negative": (lambda: sp.csr_matrix(np.full((160, 160), 0.5) - 9 * np.eye(160)), Strategy.DENSE),
     "dense": (lambda: sp.csr_matrix(np.random.default_rng(0).standard_normal((20, 20))), Strategy.DENSE),
     "random, n = 60": (lambda: random_pattern(60), Strategy.DENSE),
     "Poisson 2-D, shuffled": (lambda: same_shuffle(poisson(16, 16)), Strategy.SUPERLU_SYMMETRIC),
@@ -101,7 +112,9 @@ def residual(values, pattern, b, x, adjoint) -> float:
 @pytest.mark.parametrize("name", CASES)
 def test_the_strategy_and_its_solutions(name, dtype):
     make, expected = CASES[name]
-    values, pattern = made(make(), dtype)
+    definite = expected.name.endswith("CHOLESKY")
+    M = turned(make()) if definite and dtype.is_complex else make()
+    values, pattern = made(M, dtype, phases=not definite)
     A, n = sps.SparseMatrix(values, pattern), pattern.shape[0]
     first, why = sps.explain(A).choices[0]
     assert first == expected
@@ -157,8 +170,8 @@ def test_nan_in_a_late_column_is_named_by_its_place(wide, monkeypatch):
 def test_a_pattern_whose_factors_were_full_is_solved_as_a_dense_one(solver, dtype, only):
     """SuperLU finds out what fills in; LAPACK has the values that follow, and a fallback where they are singular."""
     only()
-    M = sp.random(500, 500, 0.03, random_state=np.random.default_rng(3))
-    values, pattern = made(M + M.T + 40 * sp.eye(500), dtype, phases=False)
+    M, share = sp.random(500, 500, 0.03, random_state=np.random.default_rng(3)), 1 + isinstance(solver, sps.LU)
+    values, pattern = made(share * M + M.T + 40 * sp.eye(500), dtype, phases=False)
     A, b = sps.SparseMatrix(values, pattern), torch.randn(500, 2, dtype=dtype)
     dense = Strategy.DENSE_CHOLESKY if isinstance(solver, sps.Cholesky) else Strategy.DENSE
     first, second = sps.solve_with_info(A, b, solver), sps.solve_with_info(2 * A, b, solver)

@@ -384,10 +384,11 @@ def wrong_factor() -> None:
     def useless(self: Any, stage: Any, b: Any, adjoint: bool) -> Any:
         return b
 
-    with mock.patch.object(direct.DirectFactor, "_substitute", off):
-        _solved(v, _pattern(), b)
-    with mock.patch.object(direct.DirectFactor, "_substitute", useless), pytest.raises(sps.SolveError):
-        _solved(v, _pattern(), b)
+    for rhs in (b, b[:, 0]):
+        with mock.patch.object(direct.DirectFactor, "_substitute", off):
+            _solved(v, _pattern(), rhs)
+        with mock.patch.object(direct.DirectFactor, "_substitute", useless), pytest.raises(sps.SolveError):
+            _solved(v, _pattern(), rhs)
 
 
 def log_determinant_of(real: bool) -> None:
@@ -579,7 +580,9 @@ MISTAKES = [
         "second real",
     ),
     # the backward in one step
-    Mistake("its sign lost", ops.solve_backward.__wrapped__, "(-sampled)", "sampled", "plain real, plain complex"),
+    Mistake(
+        "its sign lost", ops.solve_backward.__wrapped__, "-_flat(lam, 2)", "_flat(lam, 2)", "plain real, plain complex"
+    ),
     Mistake(
         "its roles not swapped for the adjoint",
         ops.solve_backward.__wrapped__,
@@ -690,8 +693,15 @@ MISTAKES = [
     Mistake(
         "residual never looked at",
         backward_error.BackwardError._small,
-        "<= bound)",
-        "<= math.inf)",
+        "return self._within(residual, x, self.norms(adjoint))",
+        "return True",
+        "wrong_factor",
+    ),
+    Mistake(
+        "residual compared with no norm",
+        backward_error.BackwardError._small,
+        "<= bound < math.inf",
+        "< math.inf",
         "wrong_factor",
     ),
     Mistake("condition never looked at", direct.DirectFactor._judge, "found * eps < 1.0", "True", "refusal"),

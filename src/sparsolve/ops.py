@@ -129,9 +129,9 @@ def solve_backward(
     structure, lam = again
     if not entries:
         return on.tensor(lam.reshape(grad.shape)), None
-    u, v = _flat(lam, 2), _flat(on.array(x), 2)
+    u, v = -_flat(lam, 2), _flat(on.array(x), 2)  # n numbers to negate, and not nnz
     sampled = on.sampled(structure, v, u) if adjoint else on.sampled(structure, u, v)
-    return on.tensor(lam.reshape(grad.shape)), on.tensor((-sampled).reshape(values.shape))
+    return on.tensor(lam.reshape(grad.shape)), on.tensor(sampled.reshape(values.shape))
 
 
 @_opaque("matmul")

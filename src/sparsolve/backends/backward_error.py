@@ -16,7 +16,7 @@ import numpy as np
 from ..caching import cached_property
 from ..krylov_columns import on_host, power_of_two
 from .diagnosis import not_finite, overflow
-from .host import Product, Structure, largest
+from .host import Product, Structure, largest, largest_size
 
 __all__ = ["BackwardError", "DistrustedError", "Sizes"]
 
@@ -36,6 +36,8 @@ class Limits(NamedTuple):
     little: float
 
 
+_ALIKE = 4.0  # times, that columns of one size differ by at most
+
 Sizes = Callable[[Any, bool], Any]
 LIMITS = {
     c: Limits(*(float(x) for x in (f.eps, f.tiny, f.max, 100 * f.smallest_subnormal, f.tiny**0.25)))
@@ -53,11 +55,12 @@ class Norms:
         placed: what brings an array to where the solutions are.
 
     Attributes:
-        rows: the sums there.
+        sums: these.
+        rows: the same, there.
     """
 
     def __init__(self, sums: Any, least: float, placed: Any) -> None:
-        self._sums, self._least = sums, least
+        self.sums, self._least = sums, least
         self.rows = sums if placed is None else placed(sums)
         if placed is not None:  # at once, for all streams
             self.underflow = placed(self._left())
@@ -68,7 +71,7 @@ class Norms:
         return self._left()
 
     def _left(self) -> Any:
-        return self._least * (1 + 1 / self._sums)
+        return self._least * (1 + 1 / self.sums)
 
 
 class BackwardError:
@@ -82,7 +85,10 @@ class BackwardError:
 
     Attributes:
         limits: of its precision.
+        hermitian: whether its columns have the norms of its rows.
     """
+
+    hermitian = False
 
     def __init__(
         self, structure: Structure, values: Any, times: int = 5, units: float = 100.0, placed: Any = None
@@ -90,6 +96,7 @@ class BackwardError:
         self.limits = LIMITS[values.dtype.char]
         self._structure, self._values, self._times, self._placed = structure, values, times, placed
         self._known: dict[bool, Norms] = {}
+        self._least: dict[bool, float] = {}
         self._tolerance: float = self.limits.eps * max(units, structure.shape[0] ** 0.5)
 
     def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Callable[[Any], Any], exact: bool) -> Any:
@@ -105,13 +112,12 @@ class BackwardError:
             DistrustedError: a large residual is left.
             SolveError: x overflows.
         """
-        norms = self.norms(adjoint)
         for _ in range(self._times):
             residual = b - multiply(x, adjoint)
-            if self._small(residual, x, norms):
+            if self._small(residual, x, adjoint):
                 return x
             x = x + solve(residual)
-        if exact and self._small(b - multiply(x, adjoint), x, self._of_all(norms)):
+        if exact and self._within(b - multiply(x, adjoint), x, self._of_all(self.norms(adjoint))):
             return x  # as good as elimination is, where rows of another size had to be pivots
         if not bool((abs(x) < math.inf).all()):
             raise not_finite("b", b) or overflow()
@@ -119,15 +125,22 @@ class BackwardError:
 
     def norms(self, adjoint: bool, sizes: Sizes | None = None) -> Norms:
         """The norms of A's rows, or of its columns; found once."""
+        adjoint = adjoint and not self.hermitian
         known = self._known.get(adjoint)
         if known is None:
             known = self._known[adjoint] = self._bounded((sizes or self.sizes())(self._ones(), adjoint))
+            self._least[adjoint] = known.sums.item(known.sums.argmin())
         return known
 
+    def at_least(self, size: float, *, rows: bool) -> None:
+        """Let it be known that no row of A, or no column, has a smaller norm: that may do."""
+        self._least.setdefault(not rows, size)
+
     def scaled_sizes(self, sizes: Sizes) -> tuple[Any, Any]:
-        """The norms of A's columns, and `|A| d` with d one over these."""
-        columns = sizes(self._ones(), True)
-        self._known.setdefault(True, self._bounded(columns))
+        """The norms of A's columns, and `|A| d` with d one over these; of columns of one size, one over the least of them."""
+        columns = self.norms(True, sizes).sums
+        if columns.ndim == 1 and largest(columns) <= _ALIKE * (least := columns.item(columns.argmin())):
+            return columns, self.norms(False, sizes).sums / least
         return columns, sizes(1.0 / columns, False)
 
     def scale(self, b: Any) -> Any:
@@ -143,15 +156,24 @@ class BackwardError:
             return None
         return np.where(small, power_of_two(size), 1).astype(size.dtype)
 
-    def _small(self, residual: Any, x: Any, norms: Norms) -> bool:
-        """Whether the residual is small enough in each column.
+    def _small(self, residual: Any, x: Any, adjoint: bool) -> bool:
+        """Whether the residual is small enough in each column: at once where it is for the least norm."""
+        least = self._least.get(adjoint and not self.hermitian)
+        if x.ndim == 1 and least is not None:
+            bound = self._tolerance * least * largest_size(x)
+            if largest_size(residual) <= bound < math.inf:
+                return True
+        return self._within(residual, x, self.norms(adjoint))
 
-        It is divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure.
+    def _within(self, residual: Any, x: Any, norms: Norms) -> bool:
+        """The same by each row's norm.
+
+        The residual is divided by the norms, so that `‖A‖ ‖x‖` cannot overflow; underflow is no failure.
         """
         size = abs(residual)
         if x.ndim == 1:  # on the host: numbers, which NumPy would compare as arrays
             size /= norms.rows
-            bound = self._tolerance * largest(abs(x))
+            bound = self._tolerance * largest_size(x)
             return largest(size) <= bound < math.inf or largest(size - norms.underflow) <= bound < math.inf
         size /= norms.rows[..., None]
         size -= norms.underflow[..., None]

@@ -28,11 +28,11 @@ def dominant(diagonal: Any, rows: Any, huge: float) -> bool:
     the matrix with rows divided by `d` the condition is at most `(1 + α) / (1 − α)` with `α = max r / |d|`: 170 where `|d| >= 0.503 (r + |d|)`.
 
     Args:
-        diagonal: `(n,)`.
+        diagonal: `(n,)`, sizes.
         rows: `(n,)`, the sums of sizes of all entries.
         huge: sums of this size may have overflowed.
     """
-    strong = np.abs(diagonal) >= 0.503 * rows
+    strong = diagonal >= 0.503 * rows
     return bool(strong.item(strong.argmin())) and largest(rows) < huge
 
 

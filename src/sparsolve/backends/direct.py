@@ -7,6 +7,7 @@ matrix is not singular to working precision. The last strategy decides: where it
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from typing import Any
 
@@ -23,7 +24,7 @@ from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
 from .decomposition import NotPositive
 from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
-from .host import Product, Structure, largest, quietly
+from .host import Product, Structure, largest_size, quietly
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
 from .together import together
@@ -33,9 +34,10 @@ __all__ = ["DirectFactor", "factorize", "suitable", "together"]
 _COLUMNS = 16  # right-hand sides at a time: the fastest on large factors
 # at most, and units of roundoff that will do: of a factor in the matrix's precision, and of one in a lower (True)
 _REFINEMENTS = {False: (5, 100.0), True: (50, 10.0)}
-_QUICK = 1 << 16  # bytes of a factor: a smaller one solves sooner than a block is put together
+_QUICK = 1 << 16  # bytes of a factor: a smaller one solves sooner than a block of columns is put together
 _WORTHWHILE = 1 << 22  # bytes of a factor, once for each block of columns, from which on threads are
 _WORTH_A_THREAD = 1 << 20  # bytes of a factor: below, threads wait for the interpreter longer than they work without it
+_PROVEN = 0.01  # of 1 / roundoff: a condition that is no larger for sure
 _WIDE = 1 << 22  # bytes of right-hand sides, from which on they leave the caches
 
 
@@ -62,7 +64,7 @@ class _Stage:
         self.strategy, self.decomposition, self.believed = strategy, decomposition, False
         self.columns = getattr(decomposition, "columns", _COLUMNS)
         self.threads = getattr(decomposition, "threads", False)
-        self.quick = decomposition.nbytes < _QUICK
+        self.apart = decomposition.nbytes < _QUICK or getattr(decomposition, "apart", False)
         self.perturbed = getattr(decomposition, "perturbed", 0) > 0
 
     def large(self, blocks: int) -> bool:
@@ -164,6 +166,8 @@ class DirectFactor:
                     decomposition = Lowered(decomposition, self._values)
                 elif self._balance is not None:
                     decomposition = Rescaled(decomposition, self._balance)
+                else:
+                    self._error.hermitian = matrix.known_hermitian or hasattr(decomposition, "least")
                 return _Stage(candidate.strategy, decomposition)
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
         raise self._failure("" if refused and not self._definite else fact, found)
@@ -208,13 +212,16 @@ class DirectFactor:
     def _first(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The first solve carries the probe of the condition as one more column, which costs less than a solve of its own."""
         sizes, found, self._sizes = self._sizes or self._error.sizes(), self._structure.found, None
+        if self._is_proven(stage.decomposition):
+            stage.believed = True
+            return self._substitute(stage, b, adjoint)
         if found.get("dominant", True) and self._dominant(sizes):
             stage.believed = True
             return self._substitute(stage, b, adjoint)
         found["dominant"] = False  # there are more like it, for which one need not ask
         self._error.norms(adjoint, sizes)  # while they are there: the residual asks for them next
         norms, probe = self._probe(sizes)
-        if adjoint or stage.quick or (b.ndim == 2 and b.shape[1] >= stage.columns):
+        if adjoint or stage.apart or (b.ndim == 2 and b.shape[1] >= stage.columns):
             self._judge(stage, self._substitute(stage, probe, False), norms)
             return self._substitute(stage, b, adjoint)
         columns = b.reshape(len(b), -1)
@@ -224,11 +231,22 @@ class DirectFactor:
         self._judge(stage, x[:, -1], norms)
         return x[:, :-1].reshape(b.shape)
 
+    def _is_proven(self, decomposition: Any) -> bool:
+        """Whether the decomposition itself shows that the matrix is not singular."""
+        if not getattr(decomposition, "condition", math.inf) * self._error.limits.eps < _PROVEN:
+            return False
+        self._error.at_least(decomposition.least, rows=True)
+        return True
+
     def _dominant(self, sizes: Sizes) -> bool:
         places = self._structure.on_diagonal
         if len(places) < self._structure.shape[0]:
             return False
-        return dominant(self._values[places], self._error.norms(False, sizes).rows, self._error.limits.huge)
+        diagonal = np.abs(self._values[places])
+        if not dominant(diagonal, self._error.norms(False, sizes).rows, self._error.limits.huge):
+            return False
+        self._error.at_least(diagonal.item(diagonal.argmin()), rows=False)
+        return True
 
     def _probe(self, sizes: Sizes) -> tuple[Any, Any]:
         """The norms of A's columns, and `s |A| d` with random s, where d is one over these: see `conditioning`."""
@@ -240,7 +258,7 @@ class DirectFactor:
         """Refuse a matrix that is singular to working precision."""
         eps = self._error.limits.eps if self._low is None else float(self._low.eps)
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
-        if stage.perturbed or doubtful(largest(np.abs(excited * columns)), eps):
+        if stage.perturbed or doubtful(largest_size(excited * columns), eps):
             A = self._structure.csc(self._values)
             found = condition(A, stage.decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:

@@ -22,6 +22,7 @@ __all__ = [
     "empty",
     "gathered",
     "largest",
+    "largest_size",
     "matrix",
     "multiply",
     "quiet",
@@ -103,6 +104,11 @@ def zeros(shape: tuple[int, ...]) -> Any:
 def largest(sizes: Any) -> float:
     """The largest of some numbers, NaN if one is: for a few of them in a quarter of the time of NumPy's maximum."""
     return sizes.item(sizes.argmax())  # type: ignore[no-any-return]
+
+
+def largest_size(a: Any) -> float:
+    """The largest size of some numbers, NaN if one is: of real ones without an array of sizes."""
+    return largest(np.abs(a)) if a.dtype.kind == "c" else max(largest(a), -a.item(a.argmin()))
 
 
 def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure:

@@ -1,21 +1,26 @@
 """Banded and small matrices by LAPACK: no ordering, no index arrays, and block operations where there is much to do.
 
 `gttrf` for tridiagonal matrices, `gbtrf` for bands, `getrf` where all entries, the zeros too, take less time than an ordering: each with
-partial pivoting. `pttrf`, `pbtrf` and `potrf` for `Cholesky()`.
+partial pivoting. `pttrf`, `pbtrf` and `potrf` for `Cholesky()`, and for `LU()` where a matrix is Hermitian with a positive diagonal: half of the work,
+a third of the memory of a band, and no pivots, which make a solve take twice as long. If such a matrix is indefinite, they find out.
 
 `getrs` and `gbtrs` get a copy of the pivots: SciPy adds one to each, in place, for the time of the call, and `getrs` lets other threads run then.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.linalg.lapack import get_lapack_funcs
 
 from ..result import Strategy
-from .strategy import Candidate, Matrix, usable
+from .decomposition import NotPositive
+from .host import largest_size
+from .storage import bands, diagonals, full
+from .strategy import Candidate, Decomposition, Matrix, Suits, cholesky, usable
 
 __all__ = ["CANDIDATES"]
 
@@ -28,6 +33,7 @@ _FULL = {
 }  # share of all places in SuperLU's factors from which on LAPACK is faster
 _FITS = 2**28  # numbers held, 2 GiB in double precision: what is done where it was asked for
 _SMALL = 300  # rows, for the reason that is given
+_BAND, _DENSE = 300, 150  # rows, from which on Cholesky is worth asking whether a matrix is Hermitian
 _TRANS = {"N": 0, "T": 1, "H": 2}
 
 
@@ -41,16 +47,21 @@ def _succeeded(info: int, what: str) -> None:
         raise RuntimeError(f"LAPACK's {what} returned {info}.")
 
 
+def _has_positive_pivots(info: int) -> None:
+    if info > 0:
+        raise NotPositive(f"LAPACK's Cholesky returned {info}.")
+
+
 def _is_tridiagonal(matrix: Matrix) -> str | None:
     n, (kl, ku) = matrix.structure.shape[0], matrix.structure.band
     return "it is tridiagonal" if kl <= 1 and ku <= 1 and n > 2 else None  # f2py has no gttrf for less
 
 
-def _is_narrow(matrix: Matrix) -> str | None:
-    """Where elimination inside the band takes less time than SuperLU does on the entries."""
+def _is_narrow(matrix: Matrix, share: float = 1.0) -> str | None:
+    """Where elimination inside the band, or a share of its work, takes less time than SuperLU does on the entries."""
     (kl, ku), n = matrix.structure.band, matrix.structure.shape[0]
     band = f"{kl} below and {ku} above the diagonal"
-    if _pays(matrix, _band_work(matrix)):
+    if _pays(matrix, share * _band_work(matrix)):
         return f"its band is narrow, {band}"
     return f"its band fits, {band}" if matrix.pinned and n * (2 * kl + ku + 1) <= _FITS else None
 
@@ -87,63 +98,13 @@ def _pays(matrix: Matrix, work: float) -> bool:
     return work < _WORK[matrix.values.dtype.char] * len(matrix.structure.csc_indices)
 
 
-def _bands(matrix: Matrix, kl: int, ku: int, spare: int = 0, order: Literal["C", "F"] = "F") -> Any:
-    """LAPACK's band storage: `ab[spare + ku + i - j, j] = A[i, j]`, with `spare` rows above for the fill.
-
-    Of several matrices, values `(matrices, nnz)`, the bands are side by side.
-    """
-    structure, width = matrix.structure, spare + kl + ku + 1
-    by_column, by_row = (width, 1) if order == "F" else (1, structure.shape[0])
-    key = (kl, ku, spare, order)
-    if key not in structure.found:
-        row, column = structure.rows, structure.indices.astype(np.int64)
-        kept = (row - column <= kl) & (column - row <= ku)
-        places = column * np.int64(by_column) + (spare + ku + row - column) * np.int64(by_row)
-        structure.found[key] = (None, places) if kept.all() else (kept, places[kept])
-    kept, places = structure.found[key]
-    data = matrix.values
-    ab = np.zeros((*data.shape[:-1], width * structure.shape[0]), dtype=data.dtype)
-    if kept is None and data.ndim == 1:
-        ab[places] = data  # in half of the time
-    else:
-        ab[..., places] = data if kept is None else data[..., kept]
-    if order == "F":
-        return ab.reshape(-1, width).T
-    return ab.reshape(-1, width, structure.shape[0]).swapaxes(0, 1).reshape(width, -1)
-
-
-def _three(matrix: Matrix) -> tuple[Any, Any, Any]:
-    """The diagonals below, on and above, of their own memory. Where none has a gap, row by row they are every third entry."""
-    structure, data = matrix.structure, matrix.values
-    n = structure.shape[0]
-    if data.shape == (3 * n - 2,) and structure.sorted:
-        return data[2::3].copy(), data[::3].copy(), data[1::3].copy()
-    above, on, below = _bands(matrix, 1, 1, order="C")
-    return below[:-1], on, above[1:]
-
-
-class Tridiagonal:
-    """`P A = L U` by `gttrf`."""
-
-    def __init__(self, matrix: Matrix) -> None:
-        trf, self._trs = _lapack(matrix.values.dtype.char, "gttrf", "gttrs")
-        *self._factors, info = trf(*_three(matrix), overwrite_dl=1, overwrite_d=1, overwrite_du=1)
-        _succeeded(info, "gttrf")
-        self.nbytes = sum(int(f.nbytes) for f in self._factors)
-
-    def solve(self, b: Any, trans: str = "N") -> Any:
-        x, info = self._trs(*self._factors, b, trans="C" if trans == "H" else trans)
-        _succeeded(info, "gttrs")
-        return x
-
-
 class Banded:
     """`P A = L U` by `gbtrf`."""
 
     def __init__(self, matrix: Matrix) -> None:
         self._kl, self._ku = kl, ku = matrix.structure.band
         trf, self._trs = _lapack(matrix.values.dtype.char, "gbtrf", "gbtrs")
-        self._lu, self._pivots, info = trf(_bands(matrix, kl, ku, kl), kl, ku, overwrite_ab=1)
+        self._lu, self._pivots, info = trf(bands(matrix, kl, ku, kl), kl, ku, overwrite_ab=1)
         _succeeded(info, "gbtrf")
         self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
 
@@ -153,16 +114,6 @@ class Banded:
         return x
 
 
-def _full(matrix: Matrix) -> Any:
-    """All entries, `(n, n)`, by columns."""
-    structure, n = matrix.structure, matrix.structure.shape[0]
-    if "full" not in structure.found:
-        structure.found["full"] = structure.indices.astype(np.int64) * n + structure.rows
-    a = np.zeros(n * n, dtype=matrix.values.dtype)
-    a[structure.found["full"]] = matrix.values
-    return a.reshape(n, n).T
-
-
 class Dense:
     """`P A = L U` by `getrf`."""
 
@@ -170,7 +121,7 @@ class Dense:
 
     def __init__(self, matrix: Matrix) -> None:
         trf, self._trs = _lapack(matrix.values.dtype.char, "getrf", "getrs")
-        self._lu, self._pivots, info = trf(_full(matrix), overwrite_a=1)
+        self._lu, self._pivots, info = trf(full(matrix), overwrite_a=1)
         _succeeded(info, "getrf")
         self.nbytes = int(self._lu.nbytes + self._pivots.nbytes)
 
@@ -198,22 +149,58 @@ class _Cholesky:
         return x.conj() if conj else x
 
 
+class TridiagonalCholesky(_Cholesky):
+    """`A = L D Lᴴ` by `pttrf`, of a Hermitian matrix.
+
+    Where no entry of L is larger than 1, as in a matrix with a dominant diagonal, none of `L⁻¹` is, since these are products of those of L. Then
+    no entry of `A⁻¹ = L⁻ᴴ D⁻¹ L⁻¹` is larger than the sum of `1 / d`, and the condition `‖A‖ ‖A⁻¹‖`, in the norm of row sums, at most 3 n times the
+    largest entry of A times that sum.
+
+    Attributes:
+        condition: at most; infinite, if nothing is known.
+        least: no row of A has a smaller norm.
+    """
+
+    apart = True
+
+    def __init__(self, below: Any, on: Any, _: Any) -> None:
+        on, (trf, self._trs) = on.real, _lapack(below.dtype.char, "pttrf", "pttrs")
+        self._options = {"lower": 1} if below.dtype.kind == "c" else {}
+        self.least, most = on.item(on.argmin()), on.item(on.argmax())  # no entry is larger than the diagonal's largest
+        d, e, info = trf(on, below, overwrite_d=1, overwrite_e=1)
+        _has_positive_pivots(info)
+        self._factors = d, e
+        bounded = largest_size(e) <= 1.0
+        self.condition = 3.0 * len(d) * most * float((1.0 / d).sum()) if bounded else math.inf
+
+
+class Tridiagonal:
+    """`P A = L U` by `gttrf`."""
+
+    apart = True
+
+    def __init__(self, below: Any, on: Any, above: Any) -> None:
+        trf, self._trs = _lapack(on.dtype.char, "gttrf", "gttrs")
+        *self._factors, info = trf(below, on, above, overwrite_dl=1, overwrite_d=1, overwrite_du=1)
+        _succeeded(info, "gttrf")
+        self.nbytes = sum(int(f.nbytes) for f in self._factors)
+
+    def solve(self, b: Any, trans: str = "N") -> Any:
+        x, info = self._trs(*self._factors, b, trans="C" if trans == "H" else trans)
+        _succeeded(info, "gttrs")
+        return x
+
+
 class BandedCholesky(_Cholesky):
-    """`A = L Lᴴ` by `pbtrf`, or `L D Lᴴ` by `pttrf`."""
+    """`A = L Lᴴ` by `pbtrf`."""
+
+    apart = True
 
     def __init__(self, matrix: Matrix) -> None:
-        char, kl = matrix.values.dtype.char, matrix.structure.band[0]
-        ab = _bands(matrix, kl, 0, order="C" if kl == 1 else "F")
-        if kl == 1:
-            trf, self._trs = _lapack(char, "pttrf", "pttrs")
-            on, below = ab
-            *self._factors, info = trf(on.real, below[:-1])
-            self._options = {"lower": 1} if char in "FD" else {}
-        else:
-            trf, self._trs = _lapack(char, "pbtrf", "pbtrs")
-            *self._factors, info = trf(ab, lower=1, overwrite_ab=1)
-            self._options = {"lower": 1}
-        _succeeded(info, "Cholesky")
+        kl, self._options = matrix.structure.band[0], {"lower": 1}
+        trf, self._trs = _lapack(matrix.values.dtype.char, "pbtrf", "pbtrs")
+        *self._factors, info = trf(bands(matrix, kl, 0), lower=1, overwrite_ab=1)
+        _has_positive_pivots(info)
 
 
 class DenseCholesky(_Cholesky):
@@ -224,19 +211,55 @@ class DenseCholesky(_Cholesky):
     def __init__(self, matrix: Matrix) -> None:
         self._options = {"lower": 1}
         trf, self._trs = _lapack(matrix.values.dtype.char, "potrf", "potrs")
-        *self._factors, info = trf(_full(matrix), lower=1, clean=0, overwrite_a=1)
-        _succeeded(info, "Cholesky")
+        *self._factors, info = trf(full(matrix), lower=1, clean=0, overwrite_a=1)
+        _has_positive_pivots(info)
+
+
+def _tridiagonal(matrix: Matrix) -> Decomposition:
+    """By `pttrf` where that may do; an indefinite matrix finds out, and its pattern is not tried again."""
+    three, found = diagonals(matrix), matrix.structure.found
+    if "indefinite" in found or not _may_be_positive(*three):
+        return Tridiagonal(*three)
+    try:
+        return TridiagonalCholesky(*three)
+    except NotPositive:
+        found["indefinite"] = True
+        return Tridiagonal(*diagonals(matrix))  # those were written to
+
+
+def _may_be_positive(below: Any, on: Any, above: Any) -> bool:
+    """Whether a tridiagonal matrix is Hermitian, with a positive diagonal."""
+    if on.dtype.kind == "c":
+        return bool((below == above.conj()).all() and (on.real > 0).all() and not on.imag.any())
+    return bool((below == above).all() and (on > 0).all())
+
+
+def _banded_cholesky(matrix: Matrix) -> Decomposition:
+    return TridiagonalCholesky(*diagonals(matrix)) if _is_tridiagonal(matrix) else BandedCholesky(matrix)
+
+
+def _is_half_narrow(matrix: Matrix) -> str | None:
+    """Where Cholesky in the band does."""
+    return _is_narrow(matrix, 0.5)
+
+
+def _is_small_dense(matrix: Matrix) -> str | None:
+    """Where Cholesky of all of the matrix does."""
+    return None if _is_tridiagonal(matrix) else _is_small(matrix)
+
+
+def _from(least: int, suits: Suits) -> Suits:
+    return lambda matrix: suits(matrix) if matrix.structure.shape[0] >= least else None
 
 
 CANDIDATES = (
-    Candidate(Strategy.TRIDIAGONAL, _is_tridiagonal, Tridiagonal),
+    cholesky(Strategy.DENSE_CHOLESKY, _from(_DENSE, _is_small_dense), DenseCholesky)[0],
+    Candidate(Strategy.TRIDIAGONAL, _is_tridiagonal, _tridiagonal),
+    cholesky(Strategy.BANDED_CHOLESKY, _from(_BAND, _is_half_narrow), BandedCholesky)[0],
     Candidate(Strategy.DENSE, _is_small, Dense),
     Candidate(Strategy.BANDED, _is_narrow, Banded),
+    Candidate(Strategy.DENSE_CHOLESKY, _is_small_dense, DenseCholesky, definite=True),
     Candidate(
-        Strategy.DENSE_CHOLESKY,
-        lambda m: _is_small(m) if not _is_tridiagonal(m) else None,
-        DenseCholesky,
-        definite=True,
+        Strategy.BANDED_CHOLESKY, lambda m: _is_tridiagonal(m) or _is_half_narrow(m), _banded_cholesky, definite=True
     ),
-    Candidate(Strategy.BANDED_CHOLESKY, lambda m: _is_tridiagonal(m) or _is_narrow(m), BandedCholesky, definite=True),
 )

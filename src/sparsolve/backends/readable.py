@@ -47,7 +47,7 @@ class _UnrefinedError(BackwardError):
     """What a factor has to show: each row of a solution is right as it is."""
 
     def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Any, exact: bool) -> Any:
-        if self._small(b - multiply(x, adjoint), x, self.norms(adjoint)):
+        if self._small(b - multiply(x, adjoint), x, adjoint):
             return x
         raise DistrustedError("A large residual was left without refinement.", None)
 

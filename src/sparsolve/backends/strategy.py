@@ -24,16 +24,17 @@ from .host import Structure, gathered
 from .matching import structural_rank
 from .ordering import Ordering
 
-__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "candidates", "cholesky", "missing", "usable"]
+__all__ = ["BACKENDS", "Candidate", "Decomposition", "Matrix", "Suits", "candidates", "cholesky", "missing", "usable"]
 
 _STRONG = 0.99  # share of nonzero diagonal entries
+_AT_FIRST = 64  # entries compared before the rest
 
 
 class Decomposition(Protocol):
     """A matrix, decomposed.
 
-    Optional attributes: `columns`, how many right-hand sides are best solved at a time, and `threads`, whether `solve` releases the GIL, so
-    that threads can solve side by side.
+    Optional attributes: `columns`, how many right-hand sides are best solved at a time; `apart`, whether two take twice as long as one; and
+    `threads`, whether `solve` releases the GIL, so that threads can solve side by side.
     """
 
     @property
@@ -106,25 +107,41 @@ class Matrix:
     def positive_diagonal(self) -> bool:
         """Whether all of the diagonal is real and positive, as it is where A is Hermitian positive definite."""
         d = self.diagonal
-        return len(d) == self.structure.shape[0] and bool((d.real > 0).all() and not np.any(d.imag))
+        if len(d) < self.structure.shape[0] or not (d.real > 0).all():
+            return False
+        return d.dtype.kind != "c" or not d.imag.any()
 
     @cached_property
     def symmetric(self) -> bool:
         """`A = Aᵀ`, exactly."""
-        return self._is_transpose(self.A.data)
+        return self._is_its(lambda data: data)
 
     @cached_property
     def hermitian(self) -> bool:
         """`A = Aᴴ`, exactly."""
-        data = self.A.data
-        return self._is_transpose(data.conj()) if np.iscomplexobj(data) else self.symmetric
+        return self._is_its(np.conjugate) if self._dtype.kind == "c" else self.symmetric
 
-    def _is_transpose(self, data: Any) -> bool:
-        """Whether `A = Bᵀ` for the B with these entries. An entry that only one of them stores has to be zero."""
-        mirror, own = self.structure.mirror, self.A.data
-        if mirror is not None:
-            return bool((gathered(own, mirror) == data).all())
-        return not own.all() and not (self.structure.filled(data).T.tocsc() != self.A).nnz
+    @property
+    def known_hermitian(self) -> bool:
+        """Whether somebody has asked, and it is."""
+        return "hermitian" in vars(self) and self.hermitian
+
+    @property
+    def _dtype(self) -> Any:
+        return (self.A.data if self.values is None else self.values).dtype
+
+    def _is_its(self, of: Callable[[Any], Any]) -> bool:
+        """Whether A is its transpose, or that conjugated. An entry that only one of them stores has to be zero."""
+        structure, values = self.structure, self.values
+        if structure.mirror is None:
+            own = self.A.data
+            return not own.all() and not (structure.filled(of(own)).T.tocsc() != self.A).nnz
+        if values is None or not structure.sorted:
+            own = self.A.data
+            return bool((gathered(own, structure.mirror) == of(own)).all())
+        # row by row the values are those of Aᵀ column by column; most that are not equal differ at once
+        few = structure.order[:_AT_FIRST]
+        return bool((values[few] == of(values[:_AT_FIRST])).all() and (self.A.data == of(values)).all())
 
     @property
     def filled(self) -> float:
@@ -175,8 +192,8 @@ def cholesky(
         return f"it is positive perhaps, and {why}" if why is not None and matrix.kind == "positive" else None
 
     def hopeful(matrix: Matrix) -> str | None:
-        known = "indefinite" in matrix.structure.found and not matrix.pinned
-        return None if known else suits(matrix)
+        known = "indefinite" in matrix.structure.found or matrix.structure.mirror is None
+        return None if known and not matrix.pinned else suits(matrix)
 
     def proven(matrix: Matrix) -> Decomposition:
         try:

@@ -34,6 +34,7 @@ _REFINEMENTS = 3
 _OBJECTS = 1 << 9  # bytes of a small decomposition's objects, whatever its arrays
 _SIDE_BY_SIDE = (Strategy.TRIDIAGONAL, Strategy.BANDED, Strategy.BANDED_CHOLESKY)
 _EACH = (Strategy.DENSE, Strategy.DENSE_CHOLESKY)
+_CHOLESKY = (Strategy.BANDED_CHOLESKY, Strategy.DENSE_CHOLESKY)
 
 
 def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[int, Callable[[Any], Together]] | None:
@@ -55,7 +56,9 @@ def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
         return None
     definite = isinstance(solver, Cholesky)
     first = Matrix(structure.unique, structure.merged(values[0]), solver.backend is not None)
-    found = next(candidates(first, solver.backend, definite=definite), None)
+    # with LU() Cholesky would be a guess to be proven for each
+    likely = (c for c in candidates(first, solver.backend, definite=definite) if definite or c.strategy not in _CHOLESKY)
+    found = next(likely, None)
     if found is None or found.strategy not in _SIDE_BY_SIDE + _EACH:
         return None
     return width, partial(Together, structure, found)
@@ -122,7 +125,7 @@ class Together:
         places, limits, sizes = self._structure.on_diagonal, self._error.limits, self._error.sizes()
         if len(places) == self._structure.shape[0]:
             rows = self._error.norms(False, sizes).rows.ravel()
-            if dominant(self._values[:, places].ravel(), rows, limits.huge):
+            if dominant(np.abs(self._values[:, places]).ravel(), rows, limits.huge):
                 return np.ones(len(self._values), dtype=bool)
         columns, probe = self._error.scaled_sizes(sizes)
         probe = (probe * self._structure.signs).astype(self._values.dtype)
