@@ -187,6 +187,10 @@ def test_what_is_small_at_once_is_small_row_by_row(adjoint):
             right = bool((size * shape <= known._tolerance * norms).all())
             assert known._small(size * shape, x, adjoint) == told._small(size * shape, x, adjoint) == right
             accepted += right and adjoint not in told._known
+            for sizes in ([1.0, 1.0], [1.0, 1e-8], [1e-8, 1.0]):  # a residual as large in a column that is smaller
+                r, X = np.outer(size * shape, [1.0, 1.0]), np.outer(x, sizes)
+                small = bool((r <= known._tolerance * np.outer(norms, sizes)).all())
+                assert known._small(r, X, adjoint) == told._small(r, X, adjoint) == small
     assert accepted > 20
 
 

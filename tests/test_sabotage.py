@@ -700,7 +700,7 @@ MISTAKES = [
     Mistake(
         "residual compared with no norm",
         backward_error.BackwardError._small,
-        "<= bound < math.inf",
+        "<= self._tolerance * least * columns < math.inf",
         "< math.inf",
         "wrong_factor",
     ),

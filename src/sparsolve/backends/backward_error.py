@@ -147,6 +147,8 @@ class BackwardError:
         """A power of two, for each column, that brings b near to one where its products with A could underflow; None where it is well."""
         if b.ndim == 1 and abs(b.item(0)) >= self.limits.little:  # as of nearly all
             return None
+        if b.ndim == 2 and np.minimum.reduce(np.abs(b[0])) >= self.limits.little:
+            return None
         size = np.abs(b)
         if size.ndim == 1 and largest(size) >= self.limits.little:
             return None
@@ -159,9 +161,9 @@ class BackwardError:
     def _small(self, residual: Any, x: Any, adjoint: bool) -> bool:
         """Whether the residual is small enough in each column: at once where it is for the least norm."""
         least = self._least.get(adjoint and not self.hermitian)
-        if x.ndim == 1 and least is not None:
-            bound = self._tolerance * least * largest_size(x)
-            if largest_size(residual) <= bound < math.inf:
+        if least is not None and x.ndim < 3 and self._placed is None:
+            columns = largest_size(x) if x.ndim == 1 else float(np.abs(x).max(axis=0).min(initial=math.inf))
+            if largest_size(residual) <= self._tolerance * least * columns < math.inf:
                 return True
         return self._within(residual, x, self.norms(adjoint))
 

@@ -9,7 +9,6 @@ is let go of elsewhere is given back to where it was made.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 from collections import deque
@@ -43,8 +42,10 @@ class Held:
         return getattr(self.box[0], name)
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):  # at exit modules may be gone
+        try:  # noqa: SIM105
             self._give_back(self.box)
+        except Exception:  # at exit modules may be gone, contextlib too
+            pass
 
 
 class _Maker(threading.Thread):

@@ -57,7 +57,9 @@ def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     definite = isinstance(solver, Cholesky)
     first = Matrix(structure.unique, structure.merged(values[0]), solver.backend is not None)
     # with LU() Cholesky would be a guess to be proven for each
-    likely = (c for c in candidates(first, solver.backend, definite=definite) if definite or c.strategy not in _CHOLESKY)
+    likely = (
+        c for c in candidates(first, solver.backend, definite=definite) if definite or c.strategy not in _CHOLESKY
+    )
     found = next(likely, None)
     if found is None or found.strategy not in _SIDE_BY_SIDE + _EACH:
         return None
