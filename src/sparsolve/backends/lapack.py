@@ -34,6 +34,8 @@ _FULL = {
 _FITS = 2**28  # numbers held, 2 GiB in double precision: what is done where it was asked for
 _SMALL = 300  # rows, for the reason that is given
 _BAND, _DENSE = 300, 150  # rows, from which on Cholesky is worth asking whether a matrix is Hermitian
+# of the work with pivots, what Cholesky's counts for; beside PARDISO (True), which has so many rows at least and is faster still, more
+_SHARE, _RIVAL = {False: 0.4, True: 1.5}, 1000
 _TRANS = {"N": 0, "T": 1, "H": 2}
 
 
@@ -238,9 +240,10 @@ def _banded_cholesky(matrix: Matrix) -> Decomposition:
     return TridiagonalCholesky(*diagonals(matrix)) if _is_tridiagonal(matrix) else BandedCholesky(matrix)
 
 
-def _is_half_narrow(matrix: Matrix) -> str | None:
-    """Where Cholesky in the band does."""
-    return _is_narrow(matrix, 0.5)
+def _is_narrow_for_cholesky(matrix: Matrix) -> str | None:
+    """Where Cholesky in the band takes less time, than PARDISO's too where that has no analysis to make."""
+    rival = matrix.structure.shape[0] >= _RIVAL and matrix.came_before and usable("pardiso")
+    return _is_narrow(matrix, _SHARE[rival])
 
 
 def _is_small_dense(matrix: Matrix) -> str | None:
@@ -255,11 +258,14 @@ def _from(least: int, suits: Suits) -> Suits:
 CANDIDATES = (
     cholesky(Strategy.DENSE_CHOLESKY, _from(_DENSE, _is_small_dense), DenseCholesky)[0],
     Candidate(Strategy.TRIDIAGONAL, _is_tridiagonal, _tridiagonal),
-    cholesky(Strategy.BANDED_CHOLESKY, _from(_BAND, _is_half_narrow), BandedCholesky)[0],
+    cholesky(Strategy.BANDED_CHOLESKY, _from(_BAND, _is_narrow_for_cholesky), BandedCholesky)[0],
     Candidate(Strategy.DENSE, _is_small, Dense),
     Candidate(Strategy.BANDED, _is_narrow, Banded),
     Candidate(Strategy.DENSE_CHOLESKY, _is_small_dense, DenseCholesky, definite=True),
     Candidate(
-        Strategy.BANDED_CHOLESKY, lambda m: _is_tridiagonal(m) or _is_half_narrow(m), _banded_cholesky, definite=True
+        Strategy.BANDED_CHOLESKY,
+        lambda m: _is_tridiagonal(m) or _is_narrow_for_cholesky(m),
+        _banded_cholesky,
+        definite=True,
     ),
 )
