@@ -93,6 +93,7 @@ ORDER = [
     "coordinates",
     "compressed",
     "arithmetic",
+    "blocks",
     "operators",
     "matrix_free",
     "matrix",

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .coordinates import coordinates, no_tangent, of_coo, refused
-from .errors import kind_of, sentence
+from .errors import PatternError, kind_of, sentence
 from .indices import rows
 from .levels import is_wrapped, outside_transforms
-from .pattern import Pattern
+from .pattern import Pattern, unchecked
 
-__all__ = ["compressed", "dense_dimensions", "of_entries", "parts", "require_sparse"]
+__all__ = ["compressed", "dense_dimensions", "entries", "of_entries", "parts", "require_sparse"]
 
 _INSIDE = "in the layout CSR or CSC inside a transform of torch.func"
 
@@ -64,6 +64,22 @@ def dense_dimensions(T: Tensor) -> int:
         return T.dense_dim()
     with outside_transforms():
         return T.dense_dim()
+
+
+def entries(T: Tensor) -> tuple[Tensor, Pattern]:
+    """Values and pattern of a COO, CSR or CSC tensor."""
+    require_sparse(T)
+    if T.layout is torch.sparse_coo:
+        return of_coo(T)
+    shape = (T.shape[0], T.shape[1])
+    values, outer, plain = parts(T)
+    if T.layout is torch.sparse_csr:
+        return values, unchecked(outer, plain, shape)
+    try:
+        pattern, order = Pattern(outer, plain, (shape[1], shape[0])).adjoint()
+    except PatternError as error:
+        raise PatternError(f"The CSC tensor's columns, read as rows of its transpose: {error}") from error
+    return values[order], pattern
 
 
 def parts(T: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -11,13 +12,12 @@ from torch import Tensor
 
 from . import calculus
 from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_part, no_product, ordered, transposed
-from .compressed import of_entries, parts, require_sparse
+from .blocks import assembled
+from .compressed import entries, of_entries
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_described, require_matrix
-from .coordinates import of_coo
-from .errors import PatternError
 from .operands import plan, require_pattern
-from .pattern import Pattern, unchecked
+from .pattern import Pattern
 
 __all__ = ["SparseMatrix", "multiply"]
 
@@ -60,18 +60,7 @@ class SparseMatrix(Arithmetic):
         >>> sps.SparseMatrix.from_torch(torch.eye(3).to_sparse_csr())
         SparseMatrix(3 x 3, nnz=3, torch.float32, cpu)
         """
-        require_sparse(T)
-        if T.layout is torch.sparse_coo:
-            return cls(*of_coo(T))
-        shape = (T.shape[0], T.shape[1])
-        values, outer, plain = parts(T)
-        if T.layout is torch.sparse_csr:
-            return cls(values, unchecked(outer, plain, shape))
-        try:
-            pattern = Pattern(outer, plain, (shape[1], shape[0]))
-        except PatternError as error:
-            raise PatternError(f"The CSC tensor's columns, read as rows of its transpose: {error}") from error
-        return cls(*transposed(values, pattern))
+        return cls(*entries(T))
 
     @classmethod
     def from_coo(cls, values: Tensor, row: Tensor, col: Tensor, shape: tuple[int, int]) -> SparseMatrix:
@@ -128,6 +117,21 @@ class SparseMatrix(Arithmetic):
         tensor([4., 5.])
         """
         return cls(d, diagonal_pattern(d))
+
+    @classmethod
+    def from_blocks(cls, blocks: Sequence[Sequence[SparseMatrix | None]]) -> SparseMatrix:
+        """The matrix of blocks, None for zeros, differentiably; each call sorts the entries by rows.
+
+        Args:
+            blocks: rows of equal length; one matrix at least in each, and in each column. Batch dimensions broadcast, dtypes are promoted.
+
+        >>> import torch, sparsolve as sps
+        >>> I = sps.SparseMatrix.from_diagonal(torch.ones(1))
+        >>> sps.SparseMatrix.from_blocks([[2 * I, I], [I, None]]).to_dense()
+        tensor([[2., 1.],
+                [1., 0.]])
+        """
+        return cls(*assembled(blocks))
 
     def to_torch(self, layout: torch.layout = torch.sparse_csr) -> Tensor:
         """The same matrix as a torch sparse tensor; duplicates are added up and columns sorted. A CSR tensor keeps the index dtype.

@@ -1,0 +1,87 @@
+"""A matrix made of blocks: a composition of torch operations, right under every transform."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .arithmetic import Arithmetic
+from .errors import sentence
+from .indices import pointers
+from .operands import require_batches, require_length, require_pattern
+from .pattern import Pattern, unchecked
+
+__all__ = ["assembled"]
+
+Blocks = Sequence[Sequence[Arithmetic | None]]
+
+
+def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
+    """The entries of all blocks, row by row."""
+    there = _placed(blocks)
+    heights = _sizes(there, 0, len(blocks))
+    widths = _sizes(there, 1, len(blocks[0]))
+    batch, device = torch.Size(), there[0][1].values.device
+    for place, A in there:
+        if A.values.device != device:
+            raise ValueError(
+                sentence(
+                    f"Blocks are on {device} and {A.values.device}; all must be on one.", remedy="Use A.to(device)."
+                )
+            )
+        require_batches(batch, A.values.shape[:-1], f"block {place}")
+        batch = torch.broadcast_shapes(batch, A.values.shape[:-1])
+    values = torch.cat([A.values.expand(*batch, A.values.shape[-1]) for _, A in there], dim=-1)
+    row = torch.cat([A.pattern.rows() + sum(heights[:i]) for (i, _), A in there])
+    col = torch.cat([A.pattern.col + sum(widths[:j]) for (_, j), A in there])
+    order = torch.argsort(row, stable=True)
+    shape = sum(heights), sum(widths)
+    return values[..., order], unchecked(pointers(row[order], shape[0]), col[order], shape)
+
+
+def _placed(blocks: Blocks) -> list[tuple[tuple[int, int], Arithmetic]]:
+    """The blocks that are there, with their places."""
+    rows = [list(row) if isinstance(row, (list, tuple)) else None for row in blocks]
+    if not rows or any(row is None or len(row) != len(rows[0] or ()) or not row for row in rows):
+        raise ValueError(sentence("blocks is a list of rows of equal length, as [[A, B], [C, None]]."))
+    there = []
+    for i, row in enumerate(rows):
+        for j, A in enumerate(row or ()):
+            if A is None:
+                continue
+            if not isinstance(A, Arithmetic):
+                raise TypeError(
+                    sentence(
+                        f"Block ({i}, {j}) is a {type(A).__name__}; a SparseMatrix, or None for zeros, is needed.",
+                        remedy="Use SparseMatrix.from_torch(x.to_sparse()), from_scipy(x) or from_diagonal(d).",
+                    )
+                )
+            require_length(A.values, require_pattern(A.pattern))
+            there.append(((i, j), A))
+    return there
+
+
+def _sizes(there: list[tuple[tuple[int, int], Arithmetic]], side: int, count: int) -> list[int]:
+    """How many rows (side 0) each row of blocks has, or how many columns."""
+    what, line = (("rows", "row"), ("columns", "column"))[side]
+    sizes: list[int | None] = [None] * count
+    for place, A in there:
+        known, own = sizes[place[side]], A.pattern.shape[side]
+        if known is not None and known != own:
+            raise ValueError(
+                sentence(
+                    f"Block {place} has {own} {what}, and another in its {line} of blocks {known}; they must agree."
+                )
+            )
+        sizes[place[side]] = own
+    for k, size in enumerate(sizes):
+        if size is None:
+            raise ValueError(
+                sentence(
+                    f"The {line} {k} of blocks has no matrix, so that nothing tells how many {what} it has.",
+                    remedy="Use a SparseMatrix.from_coo without entries in place of None.",
+                )
+            )
+    return [size for size in sizes if size is not None]
