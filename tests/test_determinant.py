@@ -18,7 +18,7 @@ from torch.func import grad, hessian, jvp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import ops
-from sparsolve.backends import fronts, inverse_derivative, readable
+from sparsolve.backends import direct, fronts, inverse_derivative, readable
 from sparsolve.backends.balance import balanced
 from sparsolve.backends.host import structure_of
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
@@ -682,6 +682,17 @@ def test_singular(name: str, dtype: torch.dtype) -> None:
     values, pattern = make(dtype)
     with pytest.raises(sps.SingularMatrixError, match=message):
         log_abs(values, pattern)
+
+
+def test_a_factor_that_is_a_little_off_has_no_determinant(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A solution would be refined; a determinant is as good as its factor is."""
+    substitute = direct.DirectFactor._substitute
+    monkeypatch.setattr(direct.DirectFactor, "_substitute", lambda self, *given: 1.0001 * substitute(self, *given))
+    values, pattern = SYSTEMS["circuit"](F64)
+    A = sps.SparseMatrix(values, pattern)
+    sps.solve(A, torch.ones(pattern.shape[0], dtype=F64))
+    with pytest.raises(sps.SolveError, match="without refinement"):
+        sps.slogdet(A)
 
 
 def test_singular_in_a_batch() -> None:

@@ -118,6 +118,20 @@ def test_nan_and_infinity_are_named(dtype):
             sps.solve(sps.SparseMatrix(values, pattern), torch.ones(9, dtype=dtype))
 
 
+@pytest.mark.parametrize("sizes", [(40,), (20, 20)], ids=["tridiagonal", "band"])
+def test_infinity_says_nothing_of_other_values(sizes, monkeypatch):
+    """A matrix with Inf fails, by Cholesky too; the next one on its pattern is guessed to be positive all the same."""
+    values, pattern = made(poisson(*sizes), F64, phases=False)
+    row, col, n = pattern.rows(), pattern.col, pattern.shape[0]
+    between = ((row == 3) & (col == 4)) | ((row == 4) & (col == 3))
+    with pytest.raises(sps.SolveError, match="inf"):
+        sps.solve(sps.SparseMatrix(torch.where(between, torch.inf, values), pattern), torch.ones(n, dtype=F64))
+    tried, true = [], lapack._lapack
+    monkeypatch.setattr(lapack, "_lapack", lambda char, *names: tried.append(names[0]) or true(char, *names))
+    sps.solve(sps.SparseMatrix(values, pattern), torch.ones(n, dtype=F64))
+    assert tried[0] == ("pbtrf" if len(sizes) == 2 else "pttrf")
+
+
 @each_dtype
 @pytest.mark.parametrize("kind", ["positive", "one is indefinite", "one is unsymmetric"])
 def test_batches(kind, dtype):

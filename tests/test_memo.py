@@ -19,6 +19,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 import oracle
 import sparsolve as sps
 from sparsolve import memo as remembered
+from sparsolve import tickets
 from sparsolve.array_key import ArrayKey
 from sparsolve.batch import Found
 from sparsolve.memo import Memo
@@ -610,13 +611,36 @@ def test_a_child_forked_while_a_thread_factorizes_is_not_stuck():
         os._exit(0 if remembered.FACTORS.get("slow", (np.ones(3),), lambda a: "child") == "child" else 1)
     release.set()
     thread.join()
+    assert ended(child) == 0
+
+
+def ended(child: int) -> int:
+    """The code with which a child ends; it is killed where it hangs."""
     deadline = time.monotonic() + 20
     while (done := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
         time.sleep(0.01)
     if done[0] == 0:
         os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert done == (child, 0)
+        done = os.waitpid(child, 0)
+    return done[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize(
+    "whose", [remembered.ANALYSES, remembered.FACTORS, tickets], ids=["analyses", "factors", "tickets"]
+)
+def test_a_child_forked_while_a_thread_holds_a_lock_is_not_stuck(whose):
+    """The thread that would let go of it does not exist there."""
+    values, pattern = SYSTEMS["Poisson 2-D"](F64)
+    A, b = sps.SparseMatrix(values, pattern), torch.ones(pattern.shape[0], dtype=F64)
+    callable = lambda M, r: sla.spsolve(M.tocsc(), r)  # noqa: E731
+    with whose._lock:
+        before, child = tickets._process, os.fork()
+        if child == 0:
+            right = torch.allclose(A @ sps.solve(A, b, callable), b) and torch.allclose(A @ sps.solve(A, b), b)
+            os._exit(0 if right and tickets._process != before else 1)
+    assert ended(child) == 0
 
 
 @pytest.mark.parametrize("limit", [float("nan"), float("inf"), "1"])

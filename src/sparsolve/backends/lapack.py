@@ -219,13 +219,13 @@ class DenseCholesky(_Cholesky):
 
 def _tridiagonal(matrix: Matrix) -> Decomposition:
     """By `pttrf` where that may do; an indefinite matrix finds out, and its pattern is not tried again."""
-    three, found = diagonals(matrix), matrix.structure.found
-    if "indefinite" in found or not _may_be_positive(*three):
+    three = diagonals(matrix)
+    if "indefinite" in matrix.structure.found or not _may_be_positive(*three):
         return Tridiagonal(*three)
     try:
         return TridiagonalCholesky(*three)
     except NotPositive:
-        found["indefinite"] = True
+        matrix.found_indefinite()
         return Tridiagonal(*diagonals(matrix))  # those were written to
 
 

@@ -119,16 +119,21 @@ class Matrix:
     @cached_property
     def hermitian(self) -> bool:
         """`A = Aᴴ`, exactly."""
-        return self._is_its(np.conjugate) if self._dtype.kind == "c" else self.symmetric
+        return self._is_its(np.conjugate) if self._numbers.dtype.kind == "c" else self.symmetric
 
     @property
     def known_hermitian(self) -> bool:
         """Whether somebody has asked, and it is."""
         return "hermitian" in vars(self) and self.hermitian
 
+    def found_indefinite(self) -> None:
+        """Nobody is to guess again on this pattern, if these numbers tell anything of others."""
+        if np.isfinite(self._numbers).all():
+            self.structure.found["indefinite"] = True
+
     @property
-    def _dtype(self) -> Any:
-        return (self.A.data if self.values is None else self.values).dtype
+    def _numbers(self) -> Any:
+        return self.A.data if self.values is None else self.values
 
     def _is_its(self, of: Callable[[Any], Any]) -> bool:
         """Whether A is its transpose, or that conjugated. An entry that only one of them stores has to be zero."""
@@ -199,8 +204,7 @@ def cholesky(
         try:
             return decompose(matrix)
         except NotPositive:
-            if np.isfinite(matrix.A.data).all():
-                matrix.structure.found["indefinite"] = True  # do not try again with other values
+            matrix.found_indefinite()
             raise
 
     return Candidate(strategy, hopeful, proven), Candidate(strategy, suits, proven, definite=True)
