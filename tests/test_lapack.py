@@ -132,6 +132,44 @@ def test_infinity_says_nothing_of_other_values(sizes, monkeypatch):
     assert tried[0] == ("pbtrf" if len(sizes) == 2 else "pttrf")
 
 
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_tiny_pivots(solver, dtype):
+    """One over the last is more than the dtype holds, which nobody is warned of."""
+    tiny = 1e-28 if dtype is torch.float32 else 1e-160
+    off = tiny * np.array([0.3, 0.2, 0.0])
+    M = sp.csr_matrix(sp.diags([off, [tiny, tiny, tiny, 1e-45 if dtype is torch.float32 else 1e-310], off], [-1, 0, 1]))
+    values, pattern = made(M, dtype)
+    A, x = sps.SparseMatrix(values, pattern), torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=dtype)
+    torch.testing.assert_close(sps.solve(A, A @ x, solver), x, rtol=1e-3, atol=0)
+
+
+def test_a_lower_precision_says_nothing_of_a_higher_one():
+    """The bending of a long beam is positive definite, but not when rounded to float32."""
+    n = 900
+    values, pattern = made(sp.diags([1.0, -4, 6, -4, 1], [-2, -1, 0, 1, 2], shape=(n, n)), F64)
+    b = torch.ones(n, dtype=F64)
+    sps.solve_with_info(sps.SparseMatrix(1.5 * values, pattern), b, sps.LU(factor_dtype=torch.float32))
+    info = sps.solve_with_info(sps.SparseMatrix(2.5 * values, pattern), b).info
+    assert info.strategy == Strategy.BANDED_CHOLESKY
+
+
+@pytest.mark.parametrize("k", [(), (2,)], ids=str)
+def test_a_complex_right_hand_side_of_a_size_that_overflows(k):
+    values, pattern = made(sp.diags([-1.0, 10, -1], [-1, 0, 1], shape=(5, 5)), C128, phases=False)
+    b = torch.full((5, *k), 1.7e308 + 1.7e308j, dtype=C128)
+    with pytest.raises(sps.SolveError, match="larger than the largest number"):
+        sps.solve(sps.SparseMatrix(values, pattern), b)
+
+
+def test_the_memory_of_factors_is_counted():
+    M = (path(50) + sp.eye(50)).tolil()
+    M[3, 4] = M[4, 3] = 0
+    found = decomposed(sp.csr_matrix(M.tocoo()))
+    held = [f if f.base is None else f.base for f in found._factors]
+    assert found.nbytes == sum(f.nbytes for f in held)
+
+
 @each_dtype
 @pytest.mark.parametrize("kind", ["positive", "one is indefinite", "one is unsymmetric"])
 def test_batches(kind, dtype):

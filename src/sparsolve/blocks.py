@@ -31,19 +31,28 @@ def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
                     f"Blocks are on {device} and {A.values.device}; all must be on one.", remedy="Use A.to(device)."
                 )
             )
-        require_batches(batch, A.values.shape[:-1], f"block {place}")
+        require_batches(batch, A.values.shape[:-1], f"block {place}", "the blocks before")
         batch = torch.broadcast_shapes(batch, A.values.shape[:-1])
     values = torch.cat([A.values.expand(*batch, A.values.shape[-1]) for _, A in there], dim=-1)
-    row = torch.cat([A.pattern.rows() + sum(heights[:i]) for (i, _), A in there])
-    col = torch.cat([A.pattern.col + sum(widths[:j]) for (_, j), A in there])
-    order = torch.argsort(row, stable=True)
     shape = sum(heights), sum(widths)
+    wide = max(*shape, values.shape[-1]) >= 2**31  # for numbers of 32 bits
+    row = torch.cat([_index(A.pattern.rows(), wide) + sum(heights[:i]) for (i, _), A in there])
+    col = torch.cat([_index(A.pattern.col, wide) + sum(widths[:j]) for (_, j), A in there])
+    order = torch.argsort(row, stable=True)
     return values[..., order], unchecked(pointers(row[order], shape[0]), col[order], shape)
+
+
+def _index(i: Tensor, wide: bool) -> Tensor:
+    return i.long() if wide else i
 
 
 def _placed(blocks: Blocks) -> list[tuple[tuple[int, int], Arithmetic]]:
     """The blocks that are there, with their places."""
-    rows = [list(row) if isinstance(row, (list, tuple)) else None for row in blocks]
+    rows = (
+        [list(row) if isinstance(row, (list, tuple)) else None for row in blocks]
+        if isinstance(blocks, (list, tuple))
+        else []
+    )
     if not rows or any(row is None or len(row) != len(rows[0] or ()) or not row for row in rows):
         raise ValueError(sentence("blocks is a list of rows of equal length, as [[A, B], [C, None]]."))
     there = []
@@ -80,7 +89,7 @@ def _sizes(there: list[tuple[tuple[int, int], Arithmetic]], side: int, count: in
         if size is None:
             raise ValueError(
                 sentence(
-                    f"The {line} {k} of blocks has no matrix, so that nothing tells how many {what} it has.",
+                    f"{line.capitalize()} {k} of blocks has no matrix, so that nothing tells how many {what} it has.",
                     remedy="Use a SparseMatrix.from_coo without entries in place of None.",
                 )
             )

@@ -205,9 +205,9 @@ def _fit(values: Tensor, pattern: Pattern, b: Tensor, rows: int, name: str) -> N
     require_batches(values.shape[:-1], b.shape[:-2], name)
 
 
-def require_batches(batch: torch.Size, own: torch.Size, name: str) -> None:
-    """Batch dimensions that broadcast, of A and of `name`."""
+def require_batches(batch: torch.Size, own: torch.Size, name: str, first: str = "A") -> None:
+    """Batch dimensions that broadcast, of `first` and of `name`."""
     if any(p != q and p != 1 and q != 1 for p, q in zip(reversed(batch), reversed(own), strict=False)):
         raise ValueError(
-            sentence(f"The batch dimensions {tuple(batch)} of A and {tuple(own)} of {name} do not broadcast.")
+            sentence(f"The batch dimensions {tuple(batch)} of {first} and {tuple(own)} of {name} do not broadcast.")
         )

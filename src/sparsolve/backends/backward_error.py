@@ -133,7 +133,7 @@ class BackwardError:
         return known
 
     def at_least(self, size: float, *, rows: bool) -> None:
-        """Let it be known that no row of A, or no column, has a smaller norm: that may do."""
+        """A lower bound of the norms of all rows, or of all columns, which spares finding them where a residual is small beside it."""
         self._least.setdefault(not rows, size)
 
     def scaled_sizes(self, sizes: Sizes) -> tuple[Any, Any]:
@@ -145,7 +145,7 @@ class BackwardError:
 
     def scale(self, b: Any) -> Any:
         """A power of two, for each column, that brings b near to one where its products with A could underflow; None where it is well."""
-        if b.ndim == 1 and abs(b.item(0)) >= self.limits.little:  # as of nearly all
+        if b.ndim == 1 and abs(b[0]) >= self.limits.little:  # as of nearly all
             return None
         if b.ndim == 2 and np.minimum.reduce(np.abs(b[0])) >= self.limits.little:
             return None

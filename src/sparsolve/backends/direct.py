@@ -167,7 +167,7 @@ class DirectFactor:
                 elif self._balance is not None:
                     decomposition = Rescaled(decomposition, self._balance)
                 else:
-                    self._error.hermitian = matrix.known_hermitian or hasattr(decomposition, "least")
+                    self._error.hermitian = matrix.known_hermitian or getattr(decomposition, "hermitian", False)
                 return _Stage(candidate.strategy, decomposition)
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
         raise self._failure("" if refused and not self._definite else fact, found)

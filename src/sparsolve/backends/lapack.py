@@ -18,7 +18,7 @@ from scipy.linalg.lapack import get_lapack_funcs
 
 from ..result import Strategy
 from .decomposition import NotPositive
-from .host import largest_size
+from .host import largest_size, quiet
 from .storage import bands, diagonals, full
 from .strategy import Candidate, Decomposition, Matrix, Suits, cholesky, usable
 
@@ -156,24 +156,21 @@ class TridiagonalCholesky(_Cholesky):
 
     Where no entry of L is larger than 1, as in a matrix with a dominant diagonal, none of `L⁻¹` is, since these are products of those of L. Then
     no entry of `A⁻¹ = L⁻ᴴ D⁻¹ L⁻¹` is larger than the sum of `1 / d`, and the condition `‖A‖ ‖A⁻¹‖`, in the norm of row sums, at most 3 n times the
-    largest entry of A times that sum.
-
-    Attributes:
-        condition: at most; infinite, if nothing is known.
-        least: no row of A has a smaller norm.
+    largest entry of A times that sum. Computed factors are those of a matrix that differs by `n u ‖A‖` at most, for which the limit on what is proven leaves room.
     """
 
-    apart = True
+    apart = hermitian = True
 
     def __init__(self, below: Any, on: Any, _: Any) -> None:
         on, (trf, self._trs) = on.real, _lapack(below.dtype.char, "pttrf", "pttrs")
         self._options = {"lower": 1} if below.dtype.kind == "c" else {}
-        self.least, most = on.item(on.argmin()), on.item(on.argmax())  # no entry is larger than the diagonal's largest
+        self.least, most = on.item(on.argmin()), on.item(on.argmax())  # of all entries, if the matrix is positive
         d, e, info = trf(on, below, overwrite_d=1, overwrite_e=1)
         _has_positive_pivots(info)
         self._factors = d, e
-        bounded = largest_size(e) <= 1.0
-        self.condition = 3.0 * len(d) * most * float((1.0 / d).sum()) if bounded else math.inf
+        with quiet():  # of tiny pivots the sum is infinite
+            total = float(np.reciprocal(d, dtype=np.float64).sum())
+        self.condition = 3.0 * len(d) * most * total if largest_size(e) <= 1.0 else math.inf
 
 
 class Tridiagonal:
@@ -218,9 +215,9 @@ class DenseCholesky(_Cholesky):
 
 
 def _tridiagonal(matrix: Matrix) -> Decomposition:
-    """By `pttrf` where that may do; an indefinite matrix finds out, and its pattern is not tried again."""
+    """By `pttrf` where that may do; an indefinite matrix, or one of a batch, finds out, and its pattern is not tried again."""
     three = diagonals(matrix)
-    if "indefinite" in matrix.structure.found or not _may_be_positive(*three):
+    if matrix.unlikely_positive or not _may_be_positive(*three):
         return Tridiagonal(*three)
     try:
         return TridiagonalCholesky(*three)

@@ -43,7 +43,7 @@ def diagonals(matrix: Matrix) -> tuple[Any, Any, Any]:
     if data.shape == (3 * n - 2,) and structure.sorted:
         return data[2::3].copy(), data[::3].copy(), data[1::3].copy()
     above, on, below = bands(matrix, 1, 1, order="C")
-    return below[:-1], on, above[1:]
+    return below[:-1].copy(), on.copy(), above[1:].copy()
 
 
 def full(matrix: Matrix) -> Any:

@@ -33,8 +33,10 @@ _AT_FIRST = 64  # entries compared before the rest
 class Decomposition(Protocol):
     """A matrix, decomposed.
 
-    Optional attributes: `columns`, how many right-hand sides are best solved at a time; `apart`, whether two take twice as long as one; and
-    `threads`, whether `solve` releases the GIL, so that threads can solve side by side.
+    Optional attributes: `columns`, how many right-hand sides are best solved at a time; `apart`, whether two take twice as long as one;
+    `threads`, whether `solve` releases the GIL, so that threads can solve side by side; `perturbed`, how many pivots were replaced; `hermitian`, whether
+    it is only right for a Hermitian matrix; and where it proves something, `condition`, in the norm of row sums at most, with `least`, which no row's
+    norm is below.
     """
 
     @property
@@ -127,9 +129,14 @@ class Matrix:
         return "hermitian" in vars(self) and self.hermitian
 
     def found_indefinite(self) -> None:
-        """Nobody is to guess again on this pattern, if these numbers tell anything of others."""
+        """Nobody is to guess again on this pattern in this precision, if these numbers tell anything of others."""
         if np.isfinite(self._numbers).all():
-            self.structure.found["indefinite"] = True
+            self.structure.found["indefinite", self._numbers.dtype.char] = True
+
+    @property
+    def unlikely_positive(self) -> bool:
+        """Whether another matrix on its pattern has been found to be indefinite."""
+        return ("indefinite", self._numbers.dtype.char) in self.structure.found
 
     @property
     def _numbers(self) -> Any:
@@ -197,8 +204,8 @@ def cholesky(
         return f"it is positive perhaps, and {why}" if why is not None and matrix.kind == "positive" else None
 
     def hopeful(matrix: Matrix) -> str | None:
-        known = "indefinite" in matrix.structure.found or matrix.structure.mirror is None
-        return None if known and not matrix.pinned else suits(matrix)
+        hopeless = matrix.unlikely_positive or matrix.structure.mirror is None
+        return None if hopeless and not matrix.pinned else suits(matrix)
 
     def proven(matrix: Matrix) -> Decomposition:
         try:
