@@ -38,7 +38,7 @@ fifth, and milliseconds of different tables cannot be compared.
 """
 ABOUT = {
     "classes": """Sparsolve's time divided by that of the fastest raw calls: `splu` with the better of two orderings (COLAMD, or minimum degree in symmetric mode), or LAPACK
-in a band, and one solve; for the gradient one more adjoint solve. **Below 1 sparsolve is faster.** *New pattern* is value and gradient with an
+in a band, with pivots or, told that A is positive definite, by Cholesky's method, and one solve; for the gradient one more adjoint solve. **Below 1 sparsolve is faster.** *New pattern* is value and gradient with an
 empty memo. Each value with its gradient took one factorization. *Worse* is the time of the worse ordering divided by that of the better one: what a
 wrong choice would cost.""",
     "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO or KLU, whichever is faster, called without any
