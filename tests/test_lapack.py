@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -199,6 +201,34 @@ def test_a_batch_is_no_place_for_guesses():
     assert alone.strategy == Strategy.BANDED_CHOLESKY
     assert (info.strategy == Strategy.BANDED).all()
     torch.testing.assert_close(x, oracle.solve(batch, pattern, torch.ones(300, dtype=F64)))
+
+
+# ---- what is found out about a pattern
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_order_of_entries(seed):
+    """Whether rows rise, where duplicates are, and where the mirror image of each entry is, against what pairs of indices say."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(1, 7))
+    row, col = rng.integers(0, n, (2, int(rng.integers(0, 3 * n))))
+    if seed % 3:
+        row, col = np.concatenate([row, col]), np.concatenate([col, row])  # symmetric
+    if seed % 2:
+        row, col = np.unique(np.stack([row, col]), axis=1)  # sorted, without duplicates
+    order = np.argsort(row, kind="stable")
+    row, col = row[order], col[order]
+    found = Structure(np.searchsorted(row, np.arange(n + 1)), col, (n, n))
+    places = list(zip(row.tolist(), col.tolist(), strict=True))
+    assert found.sorted == all(p < q for p, q in pairwise(places))
+    assert (found.starts is None) == (len(set(places)) == len(places))
+    own = list(zip(found.csc_indices.tolist(), found.columns.tolist(), strict=True))
+    assert own == sorted(set(places), key=lambda p: p[::-1])
+    assert [places[k] for k in found.order] == sorted(places, key=lambda p: p[::-1])
+    if {p[::-1] for p in places} == set(places):
+        assert [own[k] for k in found.mirror] == [p[::-1] for p in own]
+    else:
+        assert found.mirror is None
 
 
 # ---- what a residual is compared with

@@ -22,7 +22,7 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, array_key, batch, calculus, log_determinant, ops, registration
+from sparsolve import arithmetic, array_key, batch, calculus, compressed, log_determinant, ops, registration
 from sparsolve.backends import (
     backward_error,
     determinant,
@@ -837,9 +837,9 @@ MISTAKES = [
     Mistake("a quotient for a product", sps.SparseMatrix.__mul__, "* require_scalar", "/ require_scalar", "layouts"),
     Mistake(
         "CSC read as CSR",
-        sps.SparseMatrix.from_torch.__func__,
-        "*transposed(values, pattern)",
-        "values, pattern",
+        compressed.entries,
+        ".adjoint()",
+        ", slice(None)",
         "layouts",
     ),
     Mistake(

@@ -94,7 +94,6 @@ class Rescaled:
 
     def __init__(self, inner: Decomposition, balance: Balanced) -> None:
         self._inner, self.nbytes, self._powers = inner, inner.nbytes, (balance.rows, balance.columns)
-        self.threads, self.perturbed = getattr(inner, "threads", False), getattr(inner, "perturbed", 0)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """As `Decomposition.solve`."""

@@ -54,18 +54,21 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     matrix = Matrix(structure.unique, values if low is None else cast(values, low), solver.backend is not None)
     if definite and matrix.kind != "positive":
         return ()
-    return tuple((c.strategy, str(c.suits(matrix))) for c in candidates(matrix, solver.backend, definite=definite))
+    found = [(c.strategy, c.suits(matrix)) for c in candidates(matrix, solver.backend, definite=definite)]
+    return tuple(
+        (strategy, why) for strategy, why in found if why is not None
+    )  # another thread may have found out more
 
 
 class _Stage:
-    """A decomposition by one strategy, and whether the matrix has been found nonsingular by it."""
+    """A decomposition by one strategy, made or as it is used, and whether the matrix has been found nonsingular by it."""
 
-    def __init__(self, strategy: Strategy, decomposition: Decomposition) -> None:
-        self.strategy, self.decomposition, self.believed = strategy, decomposition, False
-        self.columns = getattr(decomposition, "columns", _COLUMNS)
-        self.threads = getattr(decomposition, "threads", False)
-        self.apart = decomposition.nbytes < _QUICK or getattr(decomposition, "apart", False)
-        self.perturbed = getattr(decomposition, "perturbed", 0) > 0
+    def __init__(self, strategy: Strategy, made: Decomposition, used: Decomposition) -> None:
+        self.strategy, self.decomposition, self.believed = strategy, used, False
+        self.columns = getattr(made, "columns", _COLUMNS)
+        self.threads = getattr(made, "threads", False)
+        self.apart = made.nbytes < _QUICK or getattr(made, "apart", False)
+        self.perturbed = getattr(made, "perturbed", 0) > 0
 
     def large(self, blocks: int) -> bool:
         """Whether solves for so many blocks of columns are worth threads."""
@@ -155,20 +158,19 @@ class DirectFactor:
                 continue
             self._tried.add(candidate.strategy)
             try:
-                decomposition = candidate.decompose(matrix)
+                made = candidate.decompose(matrix)
             except RuntimeError as error:
                 fact, found, refused = str(error), None, isinstance(error, NotPositive)
             else:
                 self._structure.found["decomposed"] = True
                 if candidate.strategy is Strategy.SUPERLU_CHOLESKY:
-                    self._release(decomposition)
+                    self._release(made)
                 if self._low is not None:
-                    decomposition = Lowered(decomposition, self._values)
-                elif self._balance is not None:
-                    decomposition = Rescaled(decomposition, self._balance)
-                else:
-                    self._error.hermitian = matrix.known_hermitian or getattr(decomposition, "hermitian", False)
-                return _Stage(candidate.strategy, decomposition)
+                    return _Stage(candidate.strategy, made, Lowered(made, self._values))
+                if self._balance is not None:
+                    return _Stage(candidate.strategy, made, Rescaled(made, self._balance))
+                self._error.hermitian = matrix.known_hermitian or getattr(made, "hermitian", False)
+                return _Stage(candidate.strategy, made, made)
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
         raise self._failure("" if refused and not self._definite else fact, found)
 

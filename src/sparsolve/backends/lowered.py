@@ -36,7 +36,6 @@ class Lowered:
 
     def __init__(self, inner: Decomposition, values: Any) -> None:
         self._inner, self.nbytes, self._exponent = inner, inner.nbytes, exponent(values)
-        self.threads, self.perturbed = getattr(inner, "threads", False), getattr(inner, "perturbed", 0)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """As `Decomposition.solve`, to single precision."""

@@ -27,14 +27,13 @@ class Structure:
         rows: `(nnz,)` row of each entry, int32.
         places: rows and columns of the entries as given, as tensors.
         order: the entries in compressed-column order.
+        sorted: whether each row's columns rise, without duplicates.
         starts: where each place starts in `order` if some place has several entries, else None.
         csc_indptr: column pointers of the canonical matrix, int32.
         csc_indices: its rows, sorted, int32.
         diagonal: positions of diagonal entries in the canonical matrix.
         empty: whether some row or column has no entry at all.
         found: what solvers have found out about the pattern, for the next factorization.
-        signs: `(rows,)` random, of sizes from 1 to 2, the same every time: the probe of a condition estimate. (Of size 1, every other pair of equal rows
-            would have equal ones, and the probe be in the range of A.)
     """
 
     def __init__(self, crow: Any, col: Any, shape: tuple[int, int]) -> None:
@@ -49,24 +48,23 @@ class Structure:
         self.indices = col.astype(np.int32)
         self.rows = np.repeat(np.arange(shape[0], dtype=np.int32), np.diff(self.indptr))
         self.places = torch.from_numpy(self.rows), torch.from_numpy(self.indices)
+        self.sorted = _rises(self.indptr, self.indices)
         columns = sp.csr_matrix((np.arange(col.size), self.indices, self.indptr), shape=shape).tocsc()
         self.order = columns.data
         indptr, indices = columns.indptr, columns.indices
         column_of = np.repeat(np.arange(shape[1], dtype=np.int32), np.diff(indptr))
-        new = np.ones(col.size, dtype=bool)
-        new[1:] = (np.diff(indices) != 0) | (np.diff(column_of) != 0)
         self.starts = None
-        if not new.all():
-            self.starts = np.flatnonzero(new)
-            indptr = np.concatenate([[0], np.cumsum(new)])[indptr]
-            indices, column_of = indices[new], column_of[new]
+        if not self.sorted:
+            new = np.ones(col.size, dtype=bool)
+            new[1:] = (np.diff(indices) != 0) | (np.diff(column_of) != 0)
+            if not new.all():
+                self.starts = np.flatnonzero(new)
+                indptr = np.concatenate([[0], np.cumsum(new)])[indptr]
+                indices, column_of = indices[new], column_of[new]
         self.csc_indptr = indptr.astype(np.int32)
         self.csc_indices = indices.astype(np.int32)
         self.diagonal = np.flatnonzero(self.csc_indices == column_of)
         self.empty = bool((np.diff(self.indptr) == 0).any() or (np.diff(self.csc_indptr) == 0).any())
-        random = np.random.default_rng(0).uniform(-1, 1, shape[0])
-        self.signs = (random + np.copysign(1, random)).astype(np.float32)
-
         self.found: dict[Any, Any] = {}
         self._csc = sp.csc_matrix(
             (np.broadcast_to(0.0, self.csc_indices.size), self.csc_indices, self.csc_indptr), shape=shape
@@ -153,6 +151,15 @@ class Structure:
         return self.found[key]
 
     @cached_property
+    def signs(self) -> Any:
+        """`(rows,)` random, of sizes from 1 to 2, the same every time: the probe of a condition estimate.
+
+        (Of size 1, every other pair of equal rows would have equal ones, and the probe be in the range of A.)
+        """
+        random = np.random.default_rng(0).uniform(-1, 1, self.shape[0])
+        return (random + np.copysign(1, random)).astype(np.float32)
+
+    @cached_property
     def columns(self) -> Any:
         """`(nnz of the canonical matrix,)`: the column of each entry, int32."""
         return np.repeat(np.arange(self.shape[1], dtype=np.int32), np.diff(self.csc_indptr))
@@ -176,18 +183,19 @@ class Structure:
         return np.flatnonzero(self.rows == self.indices)
 
     @cached_property
-    def sorted(self) -> bool:
-        """Whether each row's columns rise, without duplicates."""
-        return bool((np.diff(self.rows.astype(np.int64) * self.shape[1] + self.indices) > 0).all())
-
-    @cached_property
     def densest(self) -> int:
         """Entries of the row, or of the column, that has most."""
         return int(max(np.diff(self.indptr).max(initial=0), np.diff(self.csc_indptr).max(initial=0)))
 
     @cached_property
     def mirror(self) -> Tensor | None:
-        """Where entry `(j, i)` of the canonical matrix is, for each `(i, j)`, int32; None for an unsymmetric pattern."""
+        """Where entry `(j, i)` of the canonical matrix is, for each `(i, j)`, int32; None for an unsymmetric pattern.
+
+        Where each row's columns rise, the entries row by row are those of `Aᵀ` column by column: `order` says where each of A is among them.
+        """
+        if self.sorted:
+            same = np.array_equal(self.indptr, self.csc_indptr) and np.array_equal(self.indices, self.csc_indices)
+            return torch.from_numpy(self.order.astype(np.int32)) if same else None
         places = np.arange(self.csc_indices.size, dtype=np.int32)
         T = sp.csc_matrix((places, self.csc_indices, self.csc_indptr), shape=self.shape).T.tocsc()
         same = np.array_equal(T.indptr, self.csc_indptr) and np.array_equal(T.indices, self.csc_indices)
@@ -208,6 +216,14 @@ class Structure:
     def transposed(self, csc: Any) -> Any:
         """`Aᵀ` of a canonical matrix, in the same memory."""
         return _filled(self._transposed, csc.data)
+
+
+def _rises(indptr: Any, indices: Any) -> bool:
+    """Whether the indices rise in each row."""
+    rises = indices[1:] > indices[:-1]
+    first = indptr[1:-1]
+    rises[first[(first > 0) & (first < indices.size)] - 1] = True
+    return bool(rises.all())
 
 
 def _filled(template: Any, data: Any) -> Any:
