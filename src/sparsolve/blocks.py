@@ -48,16 +48,14 @@ def _index(i: Tensor, wide: bool) -> Tensor:
 
 def _placed(blocks: Blocks) -> list[tuple[tuple[int, int], Arithmetic]]:
     """The blocks that are there, with their places."""
-    rows = (
-        [list(row) if isinstance(row, (list, tuple)) else None for row in blocks]
-        if isinstance(blocks, (list, tuple))
-        else []
-    )
-    if not rows or any(row is None or len(row) != len(rows[0] or ()) or not row for row in rows):
+    lists = (list, tuple)
+    if not isinstance(blocks, lists) or not all(isinstance(row, lists) and row for row in blocks):
+        blocks = []
+    if len({len(row) for row in blocks}) != 1:
         raise ValueError(sentence("blocks is a list of rows of equal length, as [[A, B], [C, None]]."))
     there = []
-    for i, row in enumerate(rows):
-        for j, A in enumerate(row or ()):
+    for i, row in enumerate(blocks):
+        for j, A in enumerate(row):
             if A is None:
                 continue
             if not isinstance(A, Arithmetic):

@@ -55,9 +55,8 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     if definite and matrix.kind != "positive":
         return ()
     found = [(c.strategy, c.suits(matrix)) for c in candidates(matrix, solver.backend, definite=definite)]
-    return tuple(
-        (strategy, why) for strategy, why in found if why is not None
-    )  # another thread may have found out more
+    # None where another thread has found out more meanwhile
+    return tuple((strategy, why) for strategy, why in found if why is not None)
 
 
 class _Stage:
