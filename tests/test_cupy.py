@@ -1045,6 +1045,7 @@ def test_both_devices_have_the_same_functions():
     own = {
         "Matrix",
         "Product",
+        "Rows",
         "gathered",
         "largest",
         "largest_size",

@@ -332,3 +332,15 @@ def test_threads_find_the_same(never_alone):
         found = list(pool.map(lambda s: sps.solve(sps.SparseMatrix(s * values, pattern), b), [1, 2] * 20))
     assert all(torch.equal(x, expected[i % 2]) for i, x in enumerate(found))
     assert sps.memo_info().factorizations == 10
+
+
+@each_dtype
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_batches_of_several_sizes_on_one_pattern(name, dtype, never_alone):
+    """What is known of the pattern side by side serves fewer matrices, and is made anew for more."""
+    M, _ = SYSTEMS[name]
+    for count in (3, 7, 5, 2):
+        values, pattern, b = batch_of(M, dtype, count)
+        for adjoint in (False, True):
+            x = sps.solve(sps.SparseMatrix(values * (1 + count), pattern), b, adjoint=adjoint)
+            check(values * (1 + count), pattern, b, x, adjoint)

@@ -122,6 +122,9 @@ class Batch:
             part = slice(i, min(i + width, len(indices)))
             found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self._source(i))
             x = found.solve(self.b[part], adjoint=self.adjoint)
+            if x is not None and self.reports is None and found.beyond_doubt.all():
+                self.x[part] = x
+                continue
             for j in indices[part]:
                 if x is None or not found.beyond_doubt[j - i]:
                     left.append(j)

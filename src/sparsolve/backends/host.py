@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from .structure import Structure
 
 __all__ = [
     "Product",
+    "Rows",
     "Structure",
     "array",
     "empty",
@@ -124,10 +125,18 @@ def structure_of(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Structure
     return ANALYSES.get(("host", shape, columns.dtype), (pointers, columns), make)  # type: ignore[no-any-return]
 
 
+class Rows(NamedTuple):
+    """What a product reads of a pattern: its shape, row pointers and columns, int32."""
+
+    shape: tuple[int, int]
+    indptr: Any
+    indices: Any
+
+
 class Product:
     """`A x` and `Aᴴ x` of a matrix with entries as given, duplicates included."""
 
-    def __init__(self, structure: Structure, values: Any) -> None:
+    def __init__(self, structure: Structure | Rows, values: Any) -> None:
         self.structure, self.dtype = structure, values.dtype
         self._csr = structure.indptr, structure.indices, values
 

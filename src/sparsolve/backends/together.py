@@ -17,13 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import SolveError
-from ..loops import add_product
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from .backward_error import BackwardError, DistrustedError
 from .balance import graded
 from .conditioning import dominant, doubtful
-from .host import Structure
+from .host import Product, Rows, Structure
 from .strategy import Candidate, Decomposition, Matrix, candidates
 
 __all__ = ["Together", "together"]
@@ -136,12 +135,19 @@ class Together:
 
     def _product(self, x: Any, adjoint: bool) -> Any:
         """`A x` or `Aᴴ x` for each matrix."""
-        s, conj = self._structure, adjoint and np.iscomplexobj(x)
-        x = np.ascontiguousarray(x.conj() if conj else x)
-        y = np.zeros_like(x)
-        for v, one, product in zip(self._values, x, y, strict=True):
-            add_product(s.shape, (s.indptr, s.indices, v), one, product, transposed=adjoint)
-        return np.conjugate(y, out=y) if conj else y
+        return _blocks(self._structure, self._values)(x.reshape(-1, x.shape[2]), adjoint).reshape(x.shape)
+
+
+def _blocks(structure: Structure, values: Any) -> Product:
+    """The block-diagonal matrix of several, values `(matrices, nnz)`: one product with it costs one call."""
+    (n, _), (m, nnz), found = structure.shape, values.shape, structure.found
+    held = found.get(Rows)
+    if held is None or held.shape[0] < m * n:
+        i = np.arange(m, dtype=np.int32)[:, None]
+        indptr = np.append((structure.indptr[:-1] + nnz * i).ravel(), np.int32(m * nnz))
+        held = found[Rows] = Rows((m * n, m * n), indptr, (structure.indices + n * i).ravel())
+    first = Rows((m * n, m * n), held.indptr[: m * n + 1], held.indices[: m * nnz])
+    return Product(first, values.ravel())
 
 
 class _EachError(BackwardError):
@@ -149,14 +155,10 @@ class _EachError(BackwardError):
 
     def sizes(self) -> Any:
         """`|A| x` or `|Aᵀ| x` for each matrix, x `(n,)` or `(matrices, n)`, all at once."""
-        s, sizes = self._structure, np.abs(self._values)
-
-        def product(x: Any, adjoint: bool) -> Any:
-            if adjoint:
-                return np.add.reduceat((sizes * x[..., s.rows])[:, s.order], s.csc_indptr[:-1], axis=1)
-            return np.add.reduceat(sizes * x[..., s.indices], s.indptr[:-1], axis=1)
-
-        return product
+        all_of_them, shape = _blocks(self._structure, np.abs(self._values)), (len(self._values), -1)
+        return lambda x, adjoint: all_of_them(np.broadcast_to(x, (shape[0], x.shape[-1])).ravel(), adjoint).reshape(
+            shape
+        )
 
 
 class _Each:
