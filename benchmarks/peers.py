@@ -120,8 +120,8 @@ def splu(options: dict[str, Any]) -> Peer:
 def lapack_band(problem: Problem, gradient: bool) -> Call:
     """`gttrf` or `gbtrf` and the solves that go with them, on places found beforehand."""
     A, b, g = problem
-    below, above, fill = _band(A)
-    three = max(below, above) == 1
+    below, above, fill = _band(A, pivoted=True)
+    three = isinstance(fill(1.0), list)
     trf, trs = get_lapack_funcs(("gttrf", "gttrs") if three else ("gbtrf", "gbtrs"), (A.data,))
     adjoint = ("C" if three else 2) if np.iscomplexobj(A) else ("T" if three else 1)
 
@@ -130,7 +130,7 @@ def lapack_band(problem: Problem, gradient: bool) -> Call:
             *factors, info = trf(*fill(scale), overwrite_dl=1, overwrite_d=1, overwrite_du=1)
             solve = lambda r, trans: trs(*factors, r, trans=trans)[0]  # noqa: E731
         else:
-            lu, pivots, info = trf(fill(scale, spare=below), below, above, overwrite_ab=1)
+            lu, pivots, info = trf(fill(scale), below, above, overwrite_ab=1)
             solve = lambda r, trans: trs(lu, below, above, r, pivots, trans=trans)[0]  # noqa: E731
         assert info == 0
         x = solve(b, "N" if three else 0)
@@ -143,11 +143,12 @@ def lapack_cholesky(problem: Problem, gradient: bool) -> Call:
     """`pttrf` or `pbtrf` likewise."""
     A, b, g = problem
     _definite(A)
-    below, _, fill = _band(A, upper=False)
-    trf, trs = get_lapack_funcs(("pttrf", "pttrs") if below == 1 else ("pbtrf", "pbtrs"), (A.data,))
+    *_, fill = _band(A, pivoted=False)
+    three = isinstance(fill(1.0), list)
+    trf, trs = get_lapack_funcs(("pttrf", "pttrs") if three else ("pbtrf", "pbtrs"), (A.data,))
 
     def call(scale: float) -> Any:
-        if below == 1:
+        if three:
             lower, on = fill(scale)
             *factors, info = trf(on, lower, overwrite_d=1, overwrite_e=1)
             solve = lambda r: trs(*factors, r)[0]  # noqa: E731
@@ -161,28 +162,25 @@ def lapack_cholesky(problem: Problem, gradient: bool) -> Call:
     return call
 
 
-def _band(A: Any, upper: bool = True) -> tuple[int, int, Callable[..., Any]]:
-    """Its width below and above the diagonal, and what fills LAPACK's storage with multiples of A: of three diagonals these, lowest first."""
+def _band(A: Any, *, pivoted: bool) -> tuple[int, int, Callable[[float], Any]]:
+    """Its width below and above the diagonal, and what fills LAPACK's storage with multiples of A.
+
+    With room for pivots, or the lower half only; of three diagonals these, lowest first.
+    """
     C = A.tocoo()
     below, above = int((C.row - C.col).max()), int((C.col - C.row).max())
     if below + above > _WIDEST:
         raise Unsuitable(f"The band is {below} + {above} wide.")
-    if max(below, above) == 1:
-        complete = A.nnz == 3 * A.shape[0] - 2
-        each = [slice(2, None, 3), slice(0, None, 3), slice(1, None, 3)] if complete else None
-        each = each or [np.flatnonzero(C.col - C.row == k) for k in (-1, 0, 1)]
-        return below, above, lambda scale: [C.data[places] * scale for places in each[: 2 + upper]]
-    above = above if upper else 0
-    kept = slice(None) if upper else C.row >= C.col
-    places = [(C.col[kept].astype(np.int64), (above + C.row - C.col)[kept])]
+    if max(below, above) == 1 and A.nnz == 3 * A.shape[0] - 2:
+        return below, above, lambda scale: [C.data[k::3] * scale for k in (2, 0, 1)[: 2 + pivoted]]
+    kept = np.flatnonzero((C.row >= C.col) | pivoted)
+    top = below + above if pivoted else 0
+    width, data = top + below + 1, C.data[kept]
+    places = C.col[kept].astype(np.int64) * width + (top + C.row - C.col)[kept]
 
-    def fill(scale: float, spare: int = 0) -> Any:
-        width = spare + below + above + 1
-        if len(places) == 1:
-            column, row = places[0]
-            places.append(column * width + spare + row)
+    def fill(scale: float) -> Any:
         band = np.zeros(width * A.shape[0], dtype=A.dtype)
-        band[places[1]] = C.data[kept] * scale
+        band[places] = data * scale
         return band.reshape(-1, width).T
 
     return below, above, fill

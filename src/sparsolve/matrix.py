@@ -123,7 +123,10 @@ class SparseMatrix(Arithmetic):
         """The matrix of blocks, None for zeros, differentiably; each call sorts the entries by rows.
 
         Args:
-            blocks: rows of equal length; one matrix at least in each, and in each column. Batch dimensions broadcast, dtypes are promoted.
+            blocks: rows of equal length; one `(rows, columns)` at least in each, and in each column. Batches broadcast, dtypes are promoted.
+
+        Raises:
+            TypeError, ValueError: other objects; sizes, devices or batches that do not fit: the message names the block.
 
         >>> import torch, sparsolve as sps
         >>> I = sps.SparseMatrix.from_diagonal(torch.ones(1))

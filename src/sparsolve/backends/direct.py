@@ -168,7 +168,7 @@ class DirectFactor:
                     return _Stage(candidate.strategy, made, Lowered(made, self._values))
                 if self._balance is not None:
                     return _Stage(candidate.strategy, made, Rescaled(made, self._balance))
-                self._error.hermitian = matrix.known_hermitian or getattr(made, "hermitian", False)
+                self._error.hermitian = matrix.known_hermitian
                 return _Stage(candidate.strategy, made, made)
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
         raise self._failure("" if refused and not self._definite else fact, found)

@@ -159,9 +159,9 @@ class TridiagonalCholesky(_Cholesky):
     largest entry of A times that sum. Computed factors are those of a matrix that differs by `n u ‖A‖` at most, for which the limit on what is proven leaves room.
     """
 
-    apart = hermitian = True
+    apart = True
 
-    def __init__(self, below: Any, on: Any, _: Any) -> None:
+    def __init__(self, below: Any, on: Any) -> None:
         on, (trf, self._trs) = on.real, _lapack(below.dtype.char, "pttrf", "pttrs")
         self._options = {"lower": 1} if below.dtype.kind == "c" else {}
         self.least, most = on.item(on.argmin()), on.item(on.argmax())  # of all entries, if the matrix is positive
@@ -216,25 +216,26 @@ class DenseCholesky(_Cholesky):
 
 def _tridiagonal(matrix: Matrix) -> Decomposition:
     """By `pttrf` where that may do; an indefinite matrix, or one of a batch, finds out, and its pattern is not tried again."""
-    three = diagonals(matrix)
-    if matrix.unlikely_positive or not _may_be_positive(*three):
-        return Tridiagonal(*three)
+    below, on, above = diagonals(matrix)
+    if matrix.unlikely_positive or not _may_be_positive(below, on, above):
+        return Tridiagonal(below, on, above)
+    matrix.hermitian = True
     try:
-        return TridiagonalCholesky(*three)
+        return TridiagonalCholesky(below, on)
     except NotPositive:
         matrix.found_indefinite()
         return Tridiagonal(*diagonals(matrix))  # those were written to
 
 
 def _may_be_positive(below: Any, on: Any, above: Any) -> bool:
-    """Whether a tridiagonal matrix is Hermitian, with a positive diagonal."""
+    """Whether a tridiagonal matrix is Hermitian, with a positive diagonal: `Matrix.kind`, without its order of all entries."""
     if on.dtype.kind == "c":
         return bool((below == above.conj()).all() and (on.real > 0).all() and not on.imag.any())
     return bool((below == above).all() and (on > 0).all())
 
 
 def _banded_cholesky(matrix: Matrix) -> Decomposition:
-    return TridiagonalCholesky(*diagonals(matrix)) if _is_tridiagonal(matrix) else BandedCholesky(matrix)
+    return TridiagonalCholesky(*diagonals(matrix)[:2]) if _is_tridiagonal(matrix) else BandedCholesky(matrix)
 
 
 def _is_narrow_for_cholesky(matrix: Matrix) -> str | None:

@@ -34,9 +34,8 @@ class Decomposition(Protocol):
     """A matrix, decomposed.
 
     Optional attributes: `columns`, how many right-hand sides are best solved at a time; `apart`, whether two take twice as long as one;
-    `threads`, whether `solve` releases the GIL, so that threads can solve side by side; `perturbed`, how many pivots were replaced; `hermitian`, whether
-    it is only right for a Hermitian matrix; and where it proves something, `condition`, in the norm of row sums at most, with `least`, which no row's
-    norm is below.
+    `threads`, whether `solve` releases the GIL, so that threads can solve side by side; `perturbed`, how many pivots were replaced; and
+    where it proves something, `condition`, in the norm of row sums at most, with `least`, which no row's norm is below.
     """
 
     @property
