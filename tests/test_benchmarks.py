@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import math
@@ -133,3 +134,24 @@ def test_the_report_shows_the_figures(results: Path, tmp_path: Path) -> None:
     nothing = tmp_path / "other.json"
     nothing.write_text("{}")
     assert command("report.py", nothing, "--page", page).returncode == 2
+
+
+@pytest.mark.parametrize("name", ["laplacian", "convection_diffusion", "banded", "helmholtz", "gaps"])
+def test_raw_calls_solve_what_they_are_compared_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A multiple of A, and its adjoint: a faster way to something else would be no measure."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    gallery, peers = map(importlib.import_module, ("gallery", "peers"))
+    two = sp.block_diag([gallery.laplacian(5) + sp.eye(5), gallery.laplacian(6) + sp.eye(6)])
+    A = sp.csr_matrix(two if name == "gaps" else getattr(gallery, name)(9))
+    A.sort_indices()
+    problem, done = peers.Problem.of(A), []
+    for way, peer in peers.RAW.items():
+        try:
+            x, adjoint = peer(problem, True)(2.0)
+        except peers.Unsuitable:
+            continue
+        np.testing.assert_allclose(2 * A @ x, problem.b, atol=1e-9)
+        np.testing.assert_allclose(2 * A.conj().T @ adjoint, problem.g, atol=1e-9)
+        done.append(way)
+    assert ("LAPACK band, Cholesky" in done) == (name in ("laplacian", "gaps"))
+    assert len(done) >= 3
