@@ -111,7 +111,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ([[A4, 0]], TypeError, r"Block \(0, 1\) is a int; a SparseMatrix, or None"),
     ([[A4, torch.ones(4, 4)]], TypeError, r"Block \(0, 1\) is a Tensor.*to_sparse"),
     ([[A4, sps.SparseMatrix(torch.ones(7), H)]], ValueError, "the pattern has 6 entries"),
-    ([[A4, A4.to("meta")]], ValueError, "Blocks are on cpu and meta"),
+    ([[A4, A4.to("meta")]], ValueError, r"Block \(0, 1\) is on meta, the blocks before on cpu"),
     (
         [[sps.SparseMatrix(torch.ones(3, 6), H), A4, sps.SparseMatrix(torch.ones(2, 6), H)]],
         ValueError,

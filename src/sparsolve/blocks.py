@@ -26,11 +26,8 @@ def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
     batch, device = torch.Size(), there[0][1].values.device
     for place, A in there:
         if A.values.device != device:
-            raise ValueError(
-                sentence(
-                    f"Blocks are on {device} and {A.values.device}; all must be on one.", remedy="Use A.to(device)."
-                )
-            )
+            fact = f"Block {place} is on {A.values.device}, the blocks before on {device}; all must be on one."
+            raise ValueError(sentence(fact, remedy="Use A.to(device)."))
         require_batches(batch, A.values.shape[:-1], f"block {place}", "the blocks before")
         batch = torch.broadcast_shapes(batch, A.values.shape[:-1])
     values = torch.cat([A.values.expand(*batch, A.values.shape[-1]) for _, A in there], dim=-1)

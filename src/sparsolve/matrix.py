@@ -126,7 +126,7 @@ class SparseMatrix(Arithmetic):
             blocks: rows of equal length; one `(rows, columns)` at least in each, and in each column. Batches broadcast, dtypes are promoted.
 
         Raises:
-            TypeError, ValueError: other objects; sizes, devices or batches that do not fit: the message names the block.
+            TypeError, ValueError: other objects; sizes, devices or batches that do not fit.
 
         >>> import torch, sparsolve as sps
         >>> I = sps.SparseMatrix.from_diagonal(torch.ones(1))
