@@ -199,6 +199,8 @@ def decomposition(name: str) -> Peer:
         matrix, values, kept = Matrix.of(structure, csc), csc.data.copy(), []
         if name == "klu" and not any(c.suits(matrix) for c in module.CANDIDATES):
             raise Unsuitable("Too much fill.")  # minutes on a 3-D problem
+        if name == "cholmod":
+            _definite(A)
         adjoint = "H" if np.iscomplexobj(A) else "T"
 
         def call(scale: float) -> Any:
@@ -320,7 +322,7 @@ RAW: dict[str, Peer] = {
     "LAPACK band": lapack_band,
     "LAPACK band, Cholesky": lapack_cholesky,
 }
-EXTRAS: dict[str, Peer] = {name: decomposition(m) for name, m in (("PARDISO", "pardiso"), ("KLU", "klu"))}
+EXTRAS: dict[str, Peer] = {name: decomposition(name.lower()) for name in ("PARDISO", "KLU", "CHOLMOD")}
 PEERS: dict[str, Peer] = {
     "torchsparsegradutils, spsolve": tsgu_spsolve,
     "torchsparsegradutils, CG": tsgu_cg,

@@ -41,7 +41,7 @@ ABOUT = {
 in a band, with pivots or, told that A is positive definite, by Cholesky's method, and one solve; for the gradient one more adjoint solve. **Below 1 sparsolve is faster.** *New pattern* is value and gradient with an
 empty memo. Each value with its gradient took one factorization. *Worse* is the time of the worse ordering divided by that of the better one: what a
 wrong choice would cost.""",
-    "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO or KLU, whichever is faster, called without any
+    "extras": """The same with the optional direct solvers ([which](optional-backends.md)). *Raw library* is PARDISO, KLU or CHOLMOD, whichever is fastest, called without any
 check, with the analysis of an earlier factorization. *Second* is the second factorization of a pattern, which includes a large analysis;
 that pays off from the third on.""",
     "peers": """Value and gradient with respect to A's values and b: the other package's time divided by sparsolve's. **Above 1 sparsolve is faster.** Each peer is called by its
