@@ -45,7 +45,8 @@ COMPARED = (
 BATCHED = (*TINY, "Poisson 2-D, small", "Poisson 2-D, medium")
 VMAPPED = ("Poisson 2-D, medium", "Poisson 3-D, medium")
 WEIGHED = ("Poisson 2-D, large", "Poisson 3-D, medium", "elasticity", "circuit")
-PACKAGES = ("torch", "numpy", "scipy", "torchsparsegradutils", "torch-sla", "jax", "klujax", "mkl", "pymetis", "scikit-sparse")
+OWN = ("torch", "numpy", "scipy")
+PACKAGES = (*OWN, "torchsparsegradutils", "torch-sla", "jax", "klujax", "mkl", "pymetis", "scikit-sparse")
 Case = dict[str, Any]
 
 
