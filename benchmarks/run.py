@@ -45,8 +45,8 @@ COMPARED = (
 BATCHED = (*TINY, "Poisson 2-D, small", "Poisson 2-D, medium")
 VMAPPED = ("Poisson 2-D, medium", "Poisson 3-D, medium")
 WEIGHED = ("Poisson 2-D, large", "Poisson 3-D, medium", "elasticity", "circuit")
-OWN = ("torch", "numpy", "scipy")
-PACKAGES = (*OWN, "torchsparsegradutils", "torch-sla", "jax", "klujax", "mkl", "pymetis", "scikit-sparse")
+NEEDED = ("torch", "numpy", "scipy")
+PACKAGES = (*NEEDED, "torchsparsegradutils", "torch-sla", "jax", "klujax", "mkl", "pymetis", "scikit-sparse")
 Case = dict[str, Any]
 
 
