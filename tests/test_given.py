@@ -218,6 +218,8 @@ def test_equal_numbers_are_one_preconditioner() -> None:
     assert sps.GMRES(preconditioner=one).key != sps.GMRES(preconditioner=other).key
     signed = sps.Factored(sps.SparseMatrix(torch.where(torch.arange(pattern.nnz) == 1, -0.0, 0 * values), pattern))
     assert signed != sps.Factored(sps.SparseMatrix(0 * values, pattern))
+    pair = torch.view_as_complex(values.view(torch.float32).reshape(-1, 2))  # the same bits, as other numbers
+    assert one != sps.Factored(sps.SparseMatrix(pair, pattern))
 
 
 def test_keys_and_what_they_hold() -> None:

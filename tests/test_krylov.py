@@ -488,6 +488,16 @@ def test_nan_in_a_start_that_the_matrix_does_not_see() -> None:
     assert not out.converged.any()
 
 
+def test_nan_in_a_solution_that_the_matrix_does_not_see() -> None:
+    """Its residual is zero: the column of A is empty."""
+    A = sp.csr_matrix(([1.0], ([0], [0])), shape=(2, 2))
+    b, unseen = np.array([[1.0], [0.0]]), np.array([[0.0], [np.nan]])
+    for method in ("gmres", "bicgstab", "cgs"):
+        out = iterate(method, A, b, M=lambda r: r + unseen, rtol=0.1, atol=0, maxiter=5)
+        assert np.isfinite(out.x).all(), method
+        assert not out.converged.any(), method
+
+
 # ---- callback
 
 
