@@ -94,6 +94,7 @@ ORDER = [
     "compressed",
     "arithmetic",
     "blocks",
+    "products",
     "operators",
     "matrix_free",
     "matrix",

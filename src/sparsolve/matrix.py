@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, overload
 
 import numpy as np
 import scipy.sparse
@@ -18,6 +18,7 @@ from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_described, require_matrix
 from .operands import plan, require_pattern
 from .pattern import Pattern
+from .products import coalesced, product
 
 __all__ = ["SparseMatrix", "multiply"]
 
@@ -167,51 +168,6 @@ class SparseMatrix(Arithmetic):
         """
         return t2c_coo(self.to_torch(torch.sparse_coo).detach().cpu()).tocsr()
 
-    def to(self, *args: Any, **kwargs: Any) -> SparseMatrix:
-        """The matrix with `values.to(...)`, as for a tensor: another dtype, device, or both; the pattern follows to the device.
-
-        >>> import torch, sparsolve as sps
-        >>> sps.SparseMatrix.from_diagonal(torch.ones(2)).to(torch.complex64)
-        SparseMatrix(2 x 2, nnz=2, torch.complex64, cpu)
-        """
-        values = self.values.to(*args, **kwargs)
-        return SparseMatrix(values, require_pattern(self.pattern).to(values.device))
-
-    def detach(self) -> SparseMatrix:
-        """The same numbers, without derivatives.
-
-        >>> import torch, sparsolve as sps
-        >>> A = sps.SparseMatrix.from_diagonal(torch.ones(2)).requires_grad_()
-        >>> A.values.requires_grad, A.detach().values.requires_grad
-        (True, False)
-        """
-        return SparseMatrix(self.values.detach(), self.pattern)
-
-    def clone(self) -> SparseMatrix:
-        """The matrix with values of their own memory, differentiably; the pattern is shared."""
-        return SparseMatrix(self.values.clone(), self.pattern)
-
-    def requires_grad_(self, requires_grad: bool = True) -> SparseMatrix:
-        """This matrix, after `values.requires_grad_()`: `backward` puts the gradient in `A.values.grad`."""
-        self.values.requires_grad_(requires_grad)
-        return self
-
-    def cpu(self) -> SparseMatrix:
-        """`A.to("cpu")`."""
-        return self.to("cpu")
-
-    def cuda(self, device: torch.device | int | str = "cuda") -> SparseMatrix:
-        """`A.to("cuda")`, or to the CUDA device that is named."""
-        return self.to(device)
-
-    def float(self) -> SparseMatrix:
-        """`A.to(torch.float32)`."""
-        return self.to(torch.float32)
-
-    def double(self) -> SparseMatrix:
-        """`A.to(torch.float64)`."""
-        return self.to(torch.float64)
-
     def diagonal(self) -> Tensor:
         """`A_ii`, `(*batch, min(rows, columns))`, differentiably; zero where nothing is stored.
 
@@ -220,6 +176,19 @@ class SparseMatrix(Arithmetic):
         tensor([2., 0.])
         """
         return diagonal(self.values, self.pattern)
+
+    def coalesce(self) -> SparseMatrix:
+        """The same matrix with one entry for each place, in the order of rows and columns, differentiably; itself where it is like that.
+
+        Not in compiled code, where the number of entries would depend on numbers. Sorts the entries.
+
+        >>> import torch, sparsolve as sps
+        >>> twice = torch.tensor([0, 0])
+        >>> sps.SparseMatrix.from_coo(torch.tensor([1.0, 2.0]), twice, twice, (1, 1)).coalesce().values
+        tensor([3.])
+        """
+        values, pattern = coalesced(self.values, self.pattern)
+        return self if pattern is self.pattern else SparseMatrix(values, pattern)
 
     @property
     def mT(self) -> SparseMatrix:
@@ -268,10 +237,27 @@ class SparseMatrix(Arithmetic):
     def __reduce__(self) -> tuple[Any, ...]:
         return SparseMatrix, (self.values, self.pattern)
 
-    def __matmul__(self, x: Any) -> Tensor:
+    @overload
+    def __matmul__(self, x: Tensor) -> Tensor: ...
+
+    @overload
+    def __matmul__(self, x: SparseMatrix) -> SparseMatrix: ...
+
+    def __matmul__(self, x: Any) -> Any:
+        """`A x` with a tensor, as `sparsolve.matmul`; with a `SparseMatrix` the product of both, sparse and coalesced, differentiably.
+
+        >>> import torch, sparsolve as sps
+        >>> B = sps.SparseMatrix.from_torch(torch.tensor([[-1.0, 1.0, 0.0], [0.0, -1.0, 1.0]]).to_sparse())  # of edges
+        >>> (B.mT @ B).to_dense()
+        tensor([[ 1., -1.,  0.],
+                [-1.,  2., -1.],
+                [ 0., -1.,  1.]])
+        """
         if isinstance(x, Tensor):
             return multiply(self, x, adjoint=False)
-        if isinstance(x, (SparseMatrix, np.ndarray, list)) or scipy.sparse.issparse(x):
+        if isinstance(x, SparseMatrix):
+            return SparseMatrix(*product(self.values, self.pattern, x.values, x.pattern))
+        if isinstance(x, (np.ndarray, list)) or scipy.sparse.issparse(x):
             raise no_product(x)
         return NotImplemented
 

@@ -157,7 +157,7 @@ def _each(
             raise ValueError(
                 sentence(
                     f"A has shape {matrix.shape}; solve needs a square one.",
-                    remedy="For least squares solve the normal equations, or the augmented system [[I, A], [Aᴴ, 0]].",
+                    remedy="For least squares solve (A.mH @ A) x = A.mH @ b, or the augmented system [[I, A], [Aᴴ, 0]].",
                 )
             )
     if isinstance(b, Tensor):
@@ -176,7 +176,8 @@ def _require_tree(name: str, tree: Any) -> None:
         raise TypeError(
             sentence(
                 f"{name} must be a dense torch.Tensor or a pytree of such, not of {wrong[0]}.",
-                remedy="Use torch.as_tensor for arrays, and A.to_dense() for a sparse one.",
+                remedy="Use torch.as_tensor for arrays, and B.to_dense() for a sparse one."
+                + (" A @ B multiplies two SparseMatrix." if name == "x" else ""),
             )
         )
 
