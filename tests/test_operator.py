@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
 
 import sparsolve as sps
+from sparsolve import operators
 from sparsolve.levels import is_followed
 from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
@@ -323,6 +324,8 @@ def test_followed() -> None:
         (lambda: ring_solve(D, B, x0=B[:2]), ValueError, "x0 is"),
         (lambda: ring_solve(D, B, x0=B + 0j), ValueError, "x0 is complex"),
         (lambda: ring_solve(D / 0, B), sps.SolveError, "params"),
+        (lambda: sps.solve(sps.Operator(lambda W, x: W @ x, torch.eye(5)), B, sps.CG()), TypeError, r"failed for x of torch.float64.*x comes in the dtype of b.*torch.float32"),
+        (lambda: sps.solve(sps.Operator(lambda d, x: d[:3] @ x, D), B, sps.CG()), RuntimeError, "inconsistent tensor size"),
         (lambda: ring_solve(D, B / 0), sps.SolveError, "b"),
         (lambda: torch.compile(ring_solve, fullgraph=True, backend="eager")(D, B), Exception, "inside of compiled code"),
     ],
@@ -330,6 +333,57 @@ def test_followed() -> None:
 def test_refusals(attempt: Any, error: type[Exception], match: str) -> None:
     with pytest.raises(error, match=match):
         attempt()
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [
+        (lambda d, x: 9 * x + 1e-3, r"a vector of norm 0.0022: a source or boundary values.*Subtract function\(params, 0\)"),
+        (lambda d, x: 9 * x + 1e-3 * x * x, r"f\(-2 x\) is not -2 f\(x\).*A nonlinear term, or random numbers.*torch.func.jvp"),
+        (lambda d, x: 9 * x + 1e-3 * x * x * x, "A nonlinear term"),
+        (lambda d, x: 9 * x + 1e-3 * x.abs(), "A nonlinear term"),
+        (lambda d, x: 9 * x + 1e-3 * x.relu(), "A nonlinear term"),
+        (lambda d, x: 9 * x + 1e-3 * torch.randn(5), "A source|boundary"),
+        (lambda d, x: 9 * x + torch.nn.functional.dropout(x), "random numbers"),
+        (lambda d, x: (9 + 1j) * x + 1e-3 * x.conj(), r"f\(-2i x\) is not -2i f\(x\).*A conjugate"),
+        (lambda d, x: (9 + 1j) * x + 1e-3 * x.abs(), "A conjugate"),
+    ],
+    ids=["affine", "square", "cube", "abs", "relu", "noise", "dropout", "conjugate", "complex abs"],
+)  # fmt: skip
+def test_what_is_not_linear(function: Any, cause: str) -> None:
+    """Derivatives of such a solve, which an iteration may well complete, would be wrong."""
+    A = sps.Operator(function, D)
+    with pytest.raises(ValueError, match=rf"function f is not linear in x.*({cause})"):
+        sps.solve(A, B, sps.GMRES())
+    with pytest.raises(ValueError, match="function f is not linear in x"):
+        torch.func.jvp(lambda b: sps.solve(A, torch.stack([b, b], 1), sps.GMRES(), adjoint=True), (B,), (B,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_rounding_is_linear(dtype: torch.dtype, scale: float) -> None:
+    """Sums of large numbers that cancel, and products in single precision."""
+    W = torch.randn(300, 300).to(torch.complex64 if dtype.is_complex else torch.float32)
+
+    def rough(d: Tensor, x: Tensor) -> Tensor:
+        return d * scale * ((W @ x.to(W.dtype)).to(dtype) + 1e4 * (x - x.flip(0)) + x.cumsum(0))
+
+    b = torch.ones(300, 1, dtype=dtype)
+    form, theta = operators.form_of(sps.Operator(rough, torch.rand(300, dtype=dtype)), b)
+    operators.require_linear(form, theta, b)
+
+
+def test_derivative_solves_do_not_ask_again() -> None:
+    calls = []
+
+    def f(d: Tensor, x: Tensor) -> Tensor:
+        calls.append(x)
+        return d * x
+
+    start = sps.solve(sps.Operator(f, D), B, sps.CG())
+    few = len(calls)
+    sps.solve(sps.Operator(f, D), B, sps.CG(), x0=start)
+    assert len(calls) - few == 4  # its dtype, two for linearity, and the residual
 
 
 @pytest.mark.parametrize(

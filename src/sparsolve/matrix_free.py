@@ -21,7 +21,7 @@ from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .levels import on_the_ground, one_level_out
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
-from .operators import Operator, form_of, probe, product
+from .operators import Operator, form_of, probe, product, require_linear
 from .ops import on_its_device
 from .registration import attach
 from .result import Info, Solution
@@ -112,6 +112,9 @@ def _solve_operator(
     right, (n, k) = on.array(b), b.shape
     x, reports = on.empty((n, k), right), on.zeros((REPORT, k if report else 0))
     if n and k:
+        if not split(solver)[1]:
+            with on_the_ground():
+                require_linear(form, theta.detach(), b)
         products = {side: _Products(form, theta.detach(), on, side) for side in (False, True)}
         module = solver_module(type(record).__name__, b.device.type)
         factor = module.matrix_free(products, on.array(theta), record, n, right.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from .errors import sentence
 from .levels import is_followed, numbers
 from .operands import DTYPES, as_columns, in_autocast, require_dense
 
-__all__ = ["Form", "Operator", "apply", "form_of", "probe", "product"]
+__all__ = ["Form", "Operator", "apply", "form_of", "probe", "product", "require_linear"]
 
 
 class Operator:
@@ -33,10 +34,10 @@ class Operator:
     Raises:
         TypeError: in a solve, where params are something else, or the function uses a tensor that derivatives or vmap follow, and that is
             not in params.
-        ValueError: in a solve, where the function's result is not of the shape of x.
+        ValueError: in a solve, where the function's result is not of the shape of x, or is not linear in x.
 
     Cost:
-        Nothing by itself. Each step of a solve calls the function once for each product; an adjoint product is its `torch.func.vjp`.
+        Nothing by itself. A solve calls the function three times to see what it is. Each step of a solve calls the function once for each product; an adjoint product is its `torch.func.vjp`.
 
     >>> import torch, sparsolve as sps
     >>> def laplacian(c, x):  # -(c x')' + x on a ring, never as a matrix
@@ -124,7 +125,18 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
     The iteration runs in an opaque op, where a derivative of anything but params would be lost without a word.
     """
     x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
-    y = form(numbers(theta), x)
+    try:
+        y = form(numbers(theta), x)
+    except RuntimeError as error:
+        if all(dtype == x.dtype for dtype in form.dtypes):
+            raise
+        raise TypeError(
+            sentence(
+                f"The operator's function failed for x of {x.dtype}: {error}.",
+                f"x comes in the dtype of b, and params have {', '.join(sorted({str(d) for d in form.dtypes}))}.",
+                "Convert params or b.",
+            )
+        ) from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
         what = f"a tensor of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise ValueError(
@@ -141,6 +153,32 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
     if y.dtype not in DTYPES:
         raise TypeError(sentence(f"The operator's function returned {y.dtype}; float32, float64 or complex is needed."))
     return torch.promote_types(y.dtype, b.dtype)
+
+
+def require_linear(form: Form, theta: Tensor, b: Tensor) -> None:
+    """Compare `f(s x)` with `s f(x)` for any vector x like b's columns: equal but for rounding in sums, where s is a power of two, times i for complex x.
+
+    Derivatives of a solve with what is not linear would be wrong without a word.
+    """
+    x = torch.arange(1, b.shape[0] + 1, device=b.device).cos().to(b.dtype)
+    f: Callable[[Tensor], Tensor] = lambda x: product(form, theta, x, adjoint=False)  # noqa: E731
+    s, name = (-2j, "-2i") if x.is_complex() else (-2.0, "-2")
+    y, scaled = f(x), f(s * x)
+    size, difference = (float(t.abs().max()) if t.numel() else 0.0 for t in (y, scaled - s * y))
+    if not difference > torch.finfo(x.dtype).eps ** 0.5 * size or not math.isfinite(size):
+        return
+    at_zero = float(torch.linalg.vector_norm(f(0 * x)))
+    cause, remedy = (
+        "A nonlinear term, or random numbers, perhaps.",
+        "A linearization is torch.func.jvp(f, (x0,), (x,))[1].",
+    )
+    if at_zero:
+        cause = f"For x = 0 it returned a vector of norm {at_zero:.2g}: a source or boundary values are in it, perhaps."
+        remedy = "Subtract function(params, 0) from b, and return the linear part."
+    elif x.is_complex():
+        cause = "A conjugate, a real part or a nonlinear term, perhaps."
+    fact = f"The operator's function f is not linear in x: f({name} x) is not {name} f(x), by {difference / (2 * size or 1):.1g} of it."
+    raise ValueError(sentence(fact, cause, remedy))
 
 
 def apply(A: Operator, x: Any, *, adjoint: bool) -> Tensor:

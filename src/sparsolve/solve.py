@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import optree
 from torch import Tensor
 
@@ -138,7 +139,7 @@ def matmul(A: SparseMatrix | Operator | Tensor, x: T, *, adjoint: bool = False) 
     >>> sps.matmul(torch.tensor([[1.0, 2.0], [0.0, 3.0]]).to_sparse_csr(), torch.ones(2))
     tensor([3., 3.])
     """
-    matrix = _matrix(A)
+    matrix = _matrix(A, adjoint)
     times: Callable[..., Any] = apply if isinstance(matrix, Operator) else multiply
     if isinstance(x, Tensor):
         return times(matrix, x, adjoint=adjoint)  # type: ignore[no-any-return]
@@ -150,7 +151,7 @@ def _each(
     A: SparseMatrix | Operator | Tensor, b: Any, solver: Any, adjoint: bool, x0: Any, one: Callable[..., Any]
 ) -> Any:
     """`one` for b, or for every leaf of it."""
-    matrix = _matrix(A)
+    matrix = _matrix(A, adjoint)
     if isinstance(matrix, SparseMatrix):
         rows, columns = matrix.shape
         if rows != columns:
@@ -209,7 +210,10 @@ def _start(A: SparseMatrix, b: Tensor, columns: Tensor, x0: Tensor | None) -> Te
     return plan(A.values, A.pattern, guess(x0, b, columns.dtype), A.shape[0], "x0")[1]
 
 
-def _matrix(A: SparseMatrix | Operator | Tensor) -> SparseMatrix | Operator:
+def _matrix(A: SparseMatrix | Operator | Tensor, adjoint: bool) -> SparseMatrix | Operator:
+    if not isinstance(adjoint, (bool, np.bool_)):  # SciPy's "N" would pass for true
+        remedy = "adjoint=True is Aᴴ x = b; give A.mT for the transpose of a complex A."
+        raise TypeError(sentence(f"adjoint is {adjoint!r}; True or False is needed.", remedy=remedy))
     return A if isinstance(A, (SparseMatrix, Operator)) else SparseMatrix.from_torch(A)
 
 
