@@ -498,6 +498,45 @@ def test_nan_in_a_solution_that_the_matrix_does_not_see() -> None:
         assert not out.converged.any(), method
 
 
+@pytest.mark.parametrize("jacobi", [False, True])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_cg_returns_what_it_has_come_to(columns: int, jacobi: bool) -> None:
+    """The error in the energy norm falls in each step, and from call to call; the residual of this matrix rises for a hundred steps."""
+    n = 200
+    c = 10 ** (2 * np.random.default_rng(0).random(n + 1))
+    A = sp.diags_array([c[:-1] + c[1:], -c[1:-1], -c[1:-1]], offsets=[0, 1, -1]).tocsr()
+    exact = np.random.default_rng(1).standard_normal((n, columns)).cumsum(axis=0)
+    b = np.ascontiguousarray(A @ exact)
+    d = A.diagonal()[:, None]
+    M = (lambda r: r / d) if jacobi else None
+
+    def error(x: Any) -> Any:
+        return np.sqrt(((x - exact) * (A @ (x - exact))).sum(axis=0))
+
+    start = error(0 * exact)
+    for steps in (1, 20, 60, 120):
+        out = iterate("cg", A, b, rtol=1e-9, atol=0, maxiter=steps, M=M)
+        assert (error(out.x) < start).all()
+        start = error(out.x)
+        np.testing.assert_allclose(out.residual, np.linalg.norm(b - A @ out.x, axis=0))
+        assert not out.converged.any()
+    again = iterate("cg", A, b, rtol=1e-9, atol=0, maxiter=60, M=M, x0=out.x)
+    assert (error(again.x) < start).all()
+
+
+def test_cg_at_a_direction_of_negative_curvature() -> None:
+    """The step before it is what truncated Newton methods go on with."""
+    A = sp.diags_array([1.0, 2.0, 3.0, -0.1]).tocsr()
+    b = np.array([[1.0], [1.0], [1.0], [1.0]])
+    out = iterate("cg", A, b, rtol=1e-9, atol=0, maxiter=50)
+    assert out.broken.all()
+    steps = int(out.iterations[0]) - 1
+    before = iterate("cg", A, b, rtol=1e-9, atol=0, maxiter=steps)
+    assert steps > 0
+    np.testing.assert_array_equal(out.x, before.x)
+    assert (b * out.x).sum() > 0
+
+
 # ---- callback
 
 

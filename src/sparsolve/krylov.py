@@ -31,7 +31,8 @@ class KrylovResult(NamedTuple):
     """How `iterate` ended, column by column.
 
     Attributes:
-        x: `(n, k)`; the best found, where the method did not converge.
+        x: `(n, k)`; where the method did not converge, what it has come to, if the true residual is smaller there than at the start, or
+            the method is cg, which makes another norm of the error smaller.
         converged: `‖b − A x‖₂ <= bound`, `(k,)`, bool.
         iterations: steps taken, `(k,)`, int.
         residual: the true `‖b − A x‖₂`, `(k,)`.
@@ -135,7 +136,7 @@ class _State:
         self.active = ~(self.size <= self.bound) & xp.isfinite(self.size)
 
     def run(self, method: str, index: Any, left: Any) -> None:
-        """Run the method on some columns, and take its x where the true residual is smaller."""
+        """Run the method on some columns, and take its x where the true residual is smaller; of the first run of cg in any case."""
         xp, size, bound = self.xp, self.size[index], self.bound[index]
         scale = power_of_two(size)
         eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
@@ -149,7 +150,10 @@ class _State:
         new = norm(r)
         self.iterations[index] += work.steps
         self.broken[index] = work.broken
-        better = xp.flatnonzero((new < size) & xp.isfinite(x).all(axis=0))
+        better = new < size
+        if method == "cg":  # what it makes smaller in each step is ‖x − x*‖_A, while the residual may rise for long
+            better |= (self.iterations[index] == work.steps) & ~work.claimed & (new < size / eps**0.5)
+        better = xp.flatnonzero(better & xp.isfinite(x).all(axis=0))
         at = index[better]
         put(self.x, at, columns(x, better))
         self.size[at] = new[better]

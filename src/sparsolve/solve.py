@@ -90,7 +90,8 @@ def solve_with_info(
 ) -> Solution:
     """`solve`, with a report on each column: a failed solve is a status instead of an error.
 
-    Where a solve failed, x is NaN, or the best that an iterative method found.
+    Where a solve failed, x is NaN, or what an iterative method has come to: the last iterate of `CG`, of the others that or where they
+    started, whichever has the smaller residual.
 
     Args:
         A, b, solver, adjoint, x0: as for `solve`.
