@@ -160,7 +160,7 @@ class _State:
         if self.r is self.b:
             self.r = self.b.copy("K")
         put(self.r, at, columns(r, better))
-        again = work.claimed | (method not in ("cg", "minres"))  # where these break down, they would again
+        again = work.claimed | (method != "cg")  # where that breaks down, it would again
         self.active[index] = again & (new < _STAGNATION * size) & (new > bound)
 
     def _tell(self, at: Any, size: Any, scale: Any, d: Any) -> None:

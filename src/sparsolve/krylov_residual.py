@@ -92,14 +92,14 @@ def minres(s: Columns) -> None:
     """MINRES: Paige and Saunders, SIAM J. Numer. Anal. 12 (1975), section 6: Lanczos, and a QR factorization of its tridiagonal matrix.
 
     With M the Lanczos vectors are M-orthonormal and `‖r‖_M` is minimised; the residual itself follows by the recursion
-    `r = s² r − c phi v` (Choi, Paige and Saunders, SIAM J. Sci. Comput. 33 (2011)). Ends early where A is singular and the
-    least-squares residual is reached.
+    `r = s² r − c phi v` (Choi, Paige and Saunders, SIAM J. Sci. Comput. 33 (2011)). Breaks down where A is singular and the least-squares
+    residual is reached, `‖A r‖` being rounding error of `‖A‖ ‖b‖`: x would only grow then.
     """
     xp, r, v = s.xp, s.r, s.r.copy("K")  # v: the Lanczos vector times beta
     x, w, past_w, past_v = s.start(), *(xp.zeros_like(r) for _ in range(3))
     y, beta = _lanczos_length(s, v)
     zero = xp.zeros_like(beta)
-    phi, past_beta, most = beta, zero, zero
+    phi, past_beta, most, whole = beta, zero, zero, beta
     qr: Any = (-1 + zero, zero, zero, zero)
     while s.k:
         z = y.copy("K")
@@ -114,7 +114,7 @@ def minres(s: Columns) -> None:
         most = xp.maximum(most, xp.hypot(alpha, xp.hypot(beta, above)))  # of the order of ‖A‖
         qr, column, rest = _next_rotation(xp, qr, alpha, beta)
         # rest is ‖A r‖ / ‖r‖ before this step
-        fit = (past_beta > 0) & (column[2] > s.eps * most) & (rest > s.eps * most)
+        fit = (past_beta > 0) & (column[2] > s.eps * most) & (rest * phi > s.eps * most * whole)
         c, sine = qr[:2]
         past_w, w = w, _direction(s, z, w, past_w, *column)
         s.add(x, s.where(fit, c * phi), w)
@@ -127,7 +127,7 @@ def minres(s: Columns) -> None:
             size2 = s.dot(r, r).real
         if s.ended(size2, fit):
             x, r, v, y, w, past_w, past_v = s.leave(x, r, v, y, w, past_w, past_v)
-            beta, phi, past_beta, most, *qr = s.keep(beta, phi, past_beta, most, *qr)
+            beta, phi, past_beta, most, whole, *qr = s.keep(beta, phi, past_beta, most, whole, *qr)
 
 
 def _lanczos_length(s: Columns, v: Any) -> tuple[Any, Any]:
