@@ -477,7 +477,13 @@ def test_a_cause_is_named_where_it_is_one() -> None:
     values, pattern = path(12, ends=1.0)
     singular = sps.SparseMatrix(values, pattern)
     assert "MINRES stopped" in (message := said(singular, torch.linspace(1, 2, 12).double(), sps.MINRES()))
-    assert "A is singular to working precision" in message
+    assert "A is singular: Aᴴ y = 0 for constant y" in message
+    assert "Subtract b.mean()" in message
+    assert "constant y" in said(singular, torch.linspace(1, 2, 12).double(), sps.GMRES())
+    y = torch.tensor([1.0, -2.0, 1.5] * 4).double()  # A = D L D, so that the null vector is 1 / y
+    scaled = sps.SparseMatrix(values * y[pattern.rows()] * y[pattern.col], pattern)
+    message = said(scaled, torch.linspace(1, 2, 12).double(), sps.MINRES())
+    assert "A is singular, or nearly so, and b is not in its range" in message
     for method in (sps.CG, sps.MINRES, sps.GMRES):
         message = said(definite, b, method(maxiter=3))
         assert "3 steps were not enough" in message

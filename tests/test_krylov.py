@@ -524,6 +524,22 @@ def test_cg_returns_what_it_has_come_to(columns: int, jacobi: bool) -> None:
     assert (error(again.x) < start).all()
 
 
+def test_minres_stops_at_the_least_squares_residual() -> None:
+    """A little of b is outside the range of a Laplacian: more steps would make x, and the residual, large."""
+    n = 400
+    L = sp.diags_array([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], offsets=[-1, 0, 1]).tolil()
+    L[0, 0] = L[-1, -1] = 1
+    A, e = L.tocsr(), np.ones((n, 1))
+    b = np.random.default_rng(0).standard_normal((n, 1)).cumsum(axis=0)
+    b -= b.mean() * e
+    for outside in (1.0, 1e-2, 1e-6, 1e-9):
+        part = outside * np.linalg.norm(b) / np.sqrt(n) * e
+        out = iterate("minres", A, b + part, rtol=1e-12, atol=0, maxiter=10 * n)
+        assert not out.converged.any()
+        assert out.residual[0] < 1.1 * np.linalg.norm(part) + 1e-8 * np.linalg.norm(b)
+        assert np.isfinite(out.x).all()
+
+
 def test_cg_at_a_direction_of_negative_curvature() -> None:
     """The step before it is what truncated Newton methods go on with."""
     A = sp.diags_array([1.0, 2.0, 3.0, -0.1]).tocsr()

@@ -391,7 +391,11 @@ def test_derivative_solves_do_not_ask_again() -> None:
     [
         (lambda d, x: x + torch.roll(d * x, 1), sps.CG(), "needs a Hermitian A"),
         (lambda d, x: x * torch.tensor([1.0, -1, 1, -1, 1], dtype=x.dtype), sps.CG(), "not positive definite"),
-        (lambda d, x: x * torch.tensor([1.0, 0, 1, 1, 1], dtype=x.dtype), sps.GMRES(), "It fell no further"),
+        (
+            lambda d, x: x * torch.tensor([1.0, 0, 1, 1, 1], dtype=x.dtype),
+            sps.GMRES(),
+            "A is singular, or nearly so, and b is not in its range",
+        ),
     ],
     ids=["unsymmetric", "indefinite", "singular"],
 )
@@ -401,8 +405,9 @@ def test_no_direct_solver_is_advised(function: Any, solver: Any, cause: str) -> 
         sps.solve(sps.Operator(function, D), torch.ones_like(B), solver)
     assert "LU()" not in str(failure.value)
     A = sps.SparseMatrix.from_torch(torch.stack([function(D, e) for e in torch.eye(5).double()], dim=1).to_sparse())
-    with pytest.raises(sps.ConvergenceError, match=rf"{cause}.*, or use LU\(\)"):
+    with pytest.raises(sps.ConvergenceError, match=cause) as failure:
         sps.solve(A, torch.ones_like(B), solver)
+    assert ("or use LU()" in str(failure.value)) == ("singular" not in cause)  # which is of no use then
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo reads it where a broken graph goes on

@@ -11,6 +11,9 @@ from .krylov_columns import Columns, dot, namespace
 
 __all__ = ["gmres", "minres"]
 
+_ROUNDING = 16  # units of roundoff of `‖A‖ ‖b‖` that `‖A r‖` has at a least-squares solution, or a few less
+_SPARE = 1000  # times the rounding error `eps ‖A‖ ‖step‖` that a step makes of the residual is less than the residual
+
 
 def gmres(s: Columns) -> None:
     """One cycle of GMRES: Saad, Algorithm 6.9, with M from the right (Algorithm 9.5), so that `‖b − A x‖` itself is minimised.
@@ -93,7 +96,7 @@ def minres(s: Columns) -> None:
 
     With M the Lanczos vectors are M-orthonormal and `‖r‖_M` is minimised; the residual itself follows by the recursion
     `r = s² r − c phi v` (Choi, Paige and Saunders, SIAM J. Sci. Comput. 33 (2011)). Breaks down where A is singular and the least-squares
-    residual is reached, `‖A r‖` being rounding error of `‖A‖ ‖b‖`: x would only grow then.
+    residual is reached: `‖A r‖` is rounding error of `‖A‖ ‖b‖`, or a step so long that its rounding error would be all of the residual.
     """
     xp, r, v = s.xp, s.r, s.r.copy("K")  # v: the Lanczos vector times beta
     x, w, past_w, past_v = s.start(), *(xp.zeros_like(r) for _ in range(3))
@@ -114,9 +117,11 @@ def minres(s: Columns) -> None:
         most = xp.maximum(most, xp.hypot(alpha, xp.hypot(beta, above)))  # of the order of ‖A‖
         qr, column, rest = _next_rotation(xp, qr, alpha, beta)
         # rest is ‖A r‖ / ‖r‖ before this step
-        fit = (past_beta > 0) & (column[2] > s.eps * most) & (rest * phi > s.eps * most * whole)
+        fit = (past_beta > 0) & (column[2] > s.eps * most) & (rest * phi > _ROUNDING * s.eps * most * whole)
         c, sine = qr[:2]
         past_w, w = w, _direction(s, z, w, past_w, *column)
+        if s.M is None:  # else these norms are of different spaces
+            fit &= _SPARE * s.eps * most * abs(c) * s.dot(w, w).real ** 0.5 < 1
         s.add(x, s.where(fit, c * phi), w)
         phi = s.where(fit, sine) * phi + s.where(~fit, phi)
         if s.M is None:

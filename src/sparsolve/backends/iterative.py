@@ -145,7 +145,7 @@ class IterativeFactor:
         where = namespace(b).where
         stopped = where(found.iterations >= maxiter, int(Status.MAXITER), int(Status.BREAKDOWN))
         status = where(found.converged, int(Status.CONVERGED), stopped)
-        error = None if found.converged.all() else self._failure(found, b, A, M, maxiter)
+        error = None if found.converged.all() else self._failure(found, b, (A, self._A[not adjoint]), M, maxiter)
         return Outcome(found.x, status, found.iterations, error=error)
 
     def _apply(self, adjoint: bool) -> Callable[[Any], Any] | None:
@@ -168,8 +168,10 @@ class IterativeFactor:
             return lambda r: M.apply(r, adjoint=adjoint)
         return lambda r: M.apply(r, adjoint=adjoint) * self._scale
 
-    def _failure(self, found: KrylovResult, b: Any, A: Any, M: Any, maxiter: int) -> ConvergenceError:
-        """The error for the worst column."""
+    def _failure(
+        self, found: KrylovResult, b: Any, products: tuple[Any, Any], M: Any, maxiter: int
+    ) -> ConvergenceError:
+        """The error for the worst column; products with A and with its adjoint."""
         converged, iterations, residual, bound, broken = map(on_host, found[1:])
         with np.errstate(all="ignore"):
             j = int(np.argmax(np.where(converged, 0.0, residual / np.maximum(bound, 1e-300))))
@@ -177,10 +179,11 @@ class IterativeFactor:
             size = float(norm(column)[0])
             facts = (
                 residual[j] / size if size else math.inf,
+                bound[j] / size if size else 0.0,
                 bool(broken[j]),
                 maxiter if iterations[j] >= maxiter else None,
             )
-            cause, remedy = self._reason(A, M, ordered(found.x[:, j : j + 1] * self._scale), column, *facts)
+            cause, remedy = self._reason(products, M, ordered(found.x[:, j : j + 1] * self._scale), column, *facts)
         return ConvergenceError(
             sentence(
                 f"{type(self._solver).__name__} stopped with ‖b − A x‖ = {residual[j]:.2e}; {bound[j]:.2e} was asked for.",
@@ -194,9 +197,18 @@ class IterativeFactor:
         )
 
     def _reason(
-        self, A: Any, M: Any, x: Any, b: Any, relative: float, broken: bool, maxiter: int | None
+        self,
+        products: tuple[Any, Any],
+        M: Any,
+        x: Any,
+        b: Any,
+        relative: float,
+        asked: float,
+        broken: bool,
+        maxiter: int | None,
     ) -> tuple[str, str]:
         """Cause and remedy, for one column; what is said of A and M is found out here."""
+        A, adjoint = products
         name, lu = type(self._solver).__name__, ", or use LU()" if self._entries else ""
         if M is not None and (reason := _unusable(M, ordered(b - A @ x), self._solver.hermitian)):
             return reason
@@ -208,6 +220,8 @@ class IterativeFactor:
             )
         if self._solver.hermitian and not _is_hermitian(A, b):
             return f"{name} needs a Hermitian A, and this one is not.", f"Use GMRES() or BiCGStab(){lu}."
+        if reason := _out_of_range(A, adjoint, ordered(b - A @ x), b, asked):
+            return reason
         if broken and self._solver.hermitian:
             return _broken(name, M, lu)
         if maxiter is not None:
@@ -225,6 +239,26 @@ def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
         return "The preconditioner returned NaN or Inf.", "Give one that is finite for every residual, or none."
     if hermitian and float(dot(r, z).real[0]) <= 0:
         return "The preconditioner M is not positive definite: rᴴ M r <= 0.", "Give one that is, or use GMRES()."
+    return None
+
+
+def _out_of_range(A: Any, adjoint: Any, r: Any, b: Any, asked: float) -> tuple[str, str] | None:
+    """Cause and remedy, where A is singular and b has a part `y ⊥ A x` for all x: `Aᴴ y = 0`.
+
+    Constant y are those of Neumann problems and graph Laplacians; the residual itself is one where it cannot fall any more.
+    """
+    xp, eps = namespace(b), float(np.finfo(b.dtype).eps)
+    probe = ordered(xp.asarray(np.random.default_rng(0).standard_normal(b.shape).astype(b.dtype)))
+    size = float((norm(adjoint @ probe) / norm(probe))[0])  # about ‖A‖, or less
+    one = xp.ones_like(b)
+    part = float(abs(dot(one, b)[0])) / float((norm(one) * norm(b))[0])
+    if part > asked and float(norm(adjoint @ one)[0]) <= 100 * eps * size * float(norm(one)[0]):
+        fact = f"A is singular: Aᴴ y = 0 for constant y, as in a graph Laplacian, a pure Neumann problem or a circuit without a ground, and {part:.0e} of b is such a y."
+        return fact, "Subtract b.mean() from b, or fix one unknown; LU() would need the latter."
+    left = float((norm(adjoint @ r) / norm(r))[0])
+    if left <= eps**0.5 * size:
+        fact = f"A is singular, or nearly so, and b is not in its range: what is left of it, r = b − A x, has ‖Aᴴ r‖ = {left / size:.0e} ‖A‖ ‖r‖."
+        return fact, "Remove the part of b along the null space of Aᴴ, or fix what A leaves open."
     return None
 
 
