@@ -40,6 +40,7 @@ ORDER = [
     "given",
     "iterative",
     "loops",
+    "arrays",
     "krylov_columns",
     "krylov_residual",
     "krylov",

@@ -150,6 +150,37 @@ def test_badly_scaled_matrices(side, power, dtype, adjoint):
     torch.testing.assert_close(x if on_b else x * D, expected, rtol=1e-3 if dtype is F32 else 1e-5, atol=0)
 
 
+@pytest.mark.parametrize("backend", [None, "superlu"])
+@pytest.mark.parametrize("seed", [13, 28])
+def test_pivots_of_large_rows_that_are_roundoff(seed, backend):
+    """Rows from 1e-60 to 1: what is left of a large row after elimination is noise, and still larger than a small row."""
+    rng = np.random.default_rng(seed)
+    g = sp.random(100, 100, 0.03, random_state=seed)
+    g = g + g.T
+    M = (sp.diags(np.asarray(g.sum(1)).ravel()) - g + 0.1 * sp.eye(100)).tocsr()
+    D = 2.0 ** rng.integers(-200, 1, 100)
+    b = D * rng.standard_normal(100)
+    x, info = sps.solve_with_info(
+        sps.SparseMatrix.from_scipy(sp.diags(D) @ M), torch.from_numpy(b), sps.LU(backend=backend)
+    )
+    assert info.status == sps.Status.CONVERGED
+    np.testing.assert_allclose(x.numpy(), np.linalg.solve(M.toarray(), b / D), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, 12), (np.float64, 28), (np.float64, 40)])
+def test_growth_and_bad_scaling_are_not_singularity(dtype, power):
+    rng, seen = np.random.default_rng(2), 0
+    for _ in range(60):
+        n = int(rng.integers(5, 80))
+        M = np.tril(-np.ones((n, n)), -1) + np.eye(n)
+        M[:, -1] = 1
+        D = 10.0 ** rng.uniform(-power, 0, n)
+        b = torch.from_numpy((rng.standard_normal(n) * D).astype(dtype))
+        sps.solve(sps.SparseMatrix.from_scipy(sp.csr_matrix((D[:, None] * M).astype(dtype))), b)
+        seen += 1
+    assert seen == 60
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("adjoint", [False, True])
 def test_rows_and_columns_badly_scaled_at_once(seed, adjoint):
@@ -421,3 +452,50 @@ def test_an_entry_that_is_not_finite_is_named_by_its_place(solver, several):
         values = values[order].repeat(2, 1) if several else values[order]
         with pytest.raises(sps.SolveError, match=there):
             sps.solve(sps.SparseMatrix(values, pattern), torch.ones(3, dtype=torch.float64), solver)
+
+
+@pytest.mark.parametrize("A", ["not stored", "zero"])
+def test_an_empty_row_is_not_positive_definite(A):
+    one = torch.ones(1, dtype=F64)
+    stored = sps.SparseMatrix.from_diagonal(torch.tensor([1.0, 0.0], dtype=F64))
+    matrix = sps.SparseMatrix(one, sps.Pattern(torch.tensor([0, 1, 1]), torch.tensor([0]), (2, 2)))
+    matrix = stored if A == "zero" else matrix
+    with pytest.raises(sps.NotPositiveDefiniteError):
+        sps.solve(matrix, torch.ones(2, dtype=F64), sps.Cholesky())
+    with pytest.raises(sps.SingularMatrixError, match="Row 1 has no nonzero entry"):
+        sps.solve(matrix, torch.ones(2, dtype=F64))
+    if A != "zero":
+        assert "No strategy suits" in str(sps.explain(matrix))
+        assert "No strategy suits" in str(sps.explain(matrix, sps.Cholesky()))
+
+
+def test_what_cholesky_says_of_singular_and_of_complex_matrices():
+    L = sps.SparseMatrix.from_scipy(LAPLACIANS["path 1000"]())
+    with pytest.raises(sps.NotPositiveDefiniteError) as failure:
+        sps.solve(L, torch.ones(L.shape[0], dtype=F64), sps.Cholesky())
+    message = str(failure.value)
+    assert "A is singular: a constant can be added to x" in message
+    assert "Fix one unknown" in message
+    assert "LU()" not in message  # which would say the same
+    wave = sps.SparseMatrix.from_diagonal(torch.tensor([2.0 + 1j, 3.0], dtype=C128))
+    match = r"A\[0, 0\] = 2\+1j is on the diagonal, and not real\. .*complex symmetric.*Use LU\(\)"
+    with pytest.raises(sps.NotPositiveDefiniteError, match=match):
+        sps.solve(wave, torch.ones(2, dtype=C128), sps.Cholesky())
+    free = sps.SparseMatrix.from_scipy(LAPLACIANS["path 1000"]().astype(np.float32))
+    for A, match in (
+        (L, "or add a small multiple of the identity. Where A is Hermitian"),
+        (free, "or solve in double precision"),
+    ):
+        with pytest.raises(sps.SingularMatrixError, match=match) as failure:
+            sps.solve(A, torch.ones(L.shape[0], dtype=A.dtype))
+        assert failure.value.__cause__ is None
+        assert failure.value.__suppress_context__  # one traceback
+
+
+def test_subnormal_rows_are_no_constant():
+    M = torch.randn(30, 30, dtype=F64)
+    M[1] = M[0]
+    M[2] *= 1e-310
+    with pytest.raises(sps.SingularMatrixError) as failure:
+        sps.solve(M.to_sparse_csr(), torch.ones(30, dtype=F64))
+    assert "constant can be added" not in str(failure.value)

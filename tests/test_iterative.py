@@ -613,3 +613,44 @@ def test_the_residual_that_is_reported_does_not_depend_on_the_size_of_b(size: fl
     A, b = poisson(8, torch.float64), torch.linspace(1, 2, 64).double()
     expected = sps.solve_with_info(A, b, sps.CG(maxiter=2)).info.residual
     torch.testing.assert_close(sps.solve_with_info(A, size * b, sps.CG(maxiter=2)).info.residual, expected)
+
+
+@pytest.mark.parametrize("solver", [sps.CG, sps.MINRES, sps.GMRES, sps.BiCGStab, sps.CGS], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    ("dtype", "sizes"),
+    [
+        (torch.float32, (1e-30, 1e-38, 1e-42)),
+        (torch.complex64, (1e-30, 1e-38, 1e-42)),
+        (torch.float64, (1e-280, 1e-310, 1e-320)),
+        (torch.complex128, (1e-280, 1e-310, 1e-320)),
+    ],
+    ids=str,
+)
+def test_right_hand_sides_near_the_smallest_numbers(solver: Any, dtype: torch.dtype, sizes: tuple[float, ...]) -> None:
+    """A gradient in single precision may be of such a size."""
+    values, pattern = path(40)
+    A = sps.SparseMatrix(values.to(dtype), pattern)
+    b = torch.ones(40, 3, dtype=dtype) * torch.tensor([1.0, 0.0, 1.0])
+    seen: list[Any] = []
+    for size in sizes:
+        b[:, 2] = size
+        for method in (solver(), solver(preconditioner=sps.Jacobi(), callback=lambda i, r: seen.append(r))):
+            x, info = sps.solve_with_info(A, b, method, x0=b)
+            assert (info.status == sps.Status.CONVERGED).all()
+            unit = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps / size  # what x is rounded to
+            torch.testing.assert_close(
+                x[:, 2] / x[:, 0], torch.full((40,), size, dtype=dtype), rtol=1e-3 + 20 * unit, atol=0
+            )
+            assert not x[:, 1].any()
+            assert (info.residual < 1e-4 + 20 * unit).all()
+    assert seen[-1][2] <= 1e3 * sizes[-1]  # in b's units
+
+
+def test_a_tiny_gradient_in_single_precision() -> None:
+    values, pattern = path(40)
+    b = torch.ones(40, requires_grad=True)
+    expected = sps.solve(sps.SparseMatrix(values.float(), pattern), torch.full((40,), 1e-42))
+    for solver in (sps.CG(), sps.GMRES(), sps.CG(preconditioner=sps.Jacobi())):
+        x = sps.solve(sps.SparseMatrix(values.float(), pattern), b, solver)
+        (got,) = torch.autograd.grad(x, b, torch.full((40,), 1e-42))
+        torch.testing.assert_close(got, expected, rtol=1e-2, atol=0)

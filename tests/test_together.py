@@ -344,3 +344,14 @@ def test_batches_of_several_sizes_on_one_pattern(name, dtype, never_alone):
         for adjoint in (False, True):
             x = sps.solve(sps.SparseMatrix(values * (1 + count), pattern), b, adjoint=adjoint)
             check(values * (1 + count), pattern, b, x, adjoint)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 1e-6), (torch.float64, 1e-15)], ids=str)
+def test_small_right_hand_sides_are_solved_as_well_as_alone(dtype: torch.dtype, size: float) -> None:
+    n, tiny = 20, torch.finfo(dtype).smallest_normal * 1e-4
+    T = torch.diag(torch.full((n,), 3.0)) - torch.diag(torch.ones(n - 1), 1) - torch.diag(torch.rand(n - 1), -1)
+    P = sps.SparseMatrix.from_torch(T.to(dtype).to_sparse_coo())
+    v, b = P.values * size, torch.rand(n, 2, dtype=dtype) * torch.tensor([tiny, 1.0], dtype=dtype)
+    alone = sps.solve(sps.SparseMatrix(v, P.pattern), b)
+    together = sps.solve(sps.SparseMatrix(torch.stack([v, 2 * v, 3 * v]), P.pattern), b)
+    torch.testing.assert_close(together[0], alone, rtol=100 * torch.finfo(dtype).eps, atol=0)

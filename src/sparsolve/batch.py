@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
+from .arrays import divided, namespace
 from .backends import Factor, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
-from .krylov_columns import namespace
 from .memo import FACTORS
 from .result import Status
 from .retention import Entry, Source
@@ -47,7 +47,7 @@ class Found:
         try:
             return rest[1], _whole(factor, b, adjoint, None).x
         except SolveError as error:
-            raise located(error, None, adjoint, purpose) from error
+            raise located(error, None, adjoint, purpose) from error.__cause__
 
 
 class Batch:
@@ -146,7 +146,7 @@ class Batch:
             elif self.report:
                 outcome = Outcome(math.nan, int(_status(error)))
             else:
-                raise located(error, i if len(self.b) > 1 else None, self.adjoint, self.purpose) from error
+                raise located(error, i if len(self.b) > 1 else None, self.adjoint, self.purpose) from error.__cause__
         self._enter(i, outcome)
         return factor
 
@@ -195,7 +195,7 @@ def columns(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
             return Outcome(math.nan, int(_status(error)))
     parts = [slice(j, j + 1) for j in range(b.shape[1])]
     each = [columns(factor, b[:, j], adjoint, None if x0 is None else x0[:, j]) for j in parts]
-    x = b * math.nan
+    x = namespace(b).full_like(b, math.nan)
     status, iterations, strategy = namespace(b).zeros((3, b.shape[1]), dtype=int)
     for j, outcome in zip(parts, each, strict=True):
         x[:, j], status[j], iterations[j], strategy[j] = outcome[:4]
@@ -207,8 +207,8 @@ def relative_residual(on: Any, product: Callable[[Any], Any], b: Any, x: Any) ->
     with on.quiet():
         largest = abs(b).max(axis=0)
         scale = largest + (largest == 0)
-        b = b / scale
-        r = b - product(x / scale)
+        b = divided(b, scale)
+        r = b - product(divided(x, scale))
         size, error = ((abs(a).astype("float64") ** 2).sum(axis=0) ** 0.5 for a in (b, r))
         return error / (size + (size == 0))
 

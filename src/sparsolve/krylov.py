@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .krylov_columns import Columns, columns, namespace, norm, ordered, power_of_two, put
+from .arrays import divided, namespace, power_of_two
+from .krylov_columns import Columns, columns, norm, ordered, put
 from .krylov_residual import gmres, minres
 
 __all__ = ["METHODS", "KrylovResult", "iterate"]
@@ -24,6 +25,9 @@ __all__ = ["METHODS", "KrylovResult", "iterate"]
 _MARGIN = 0.99  # of the bound is what runs aim at, so that rounding seldom makes another one necessary
 _CACHED = 1 << 16  # numbers of a block of columns that are iterated together on CPU
 _ALONE = 5000  # rows from which on each column is iterated alone: its vectors fill the cache
+_TINY = {
+    c: float(f.tiny) / float(f.eps) ** 2 for c in "fd" for f in [np.finfo(c)]
+}  # a smaller ‖b‖ is iterated as one near 1
 _STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
 
 
@@ -54,7 +58,7 @@ def iterate(
     b: Any,
     *,
     rtol: float,
-    atol: float,
+    atol: Any,
     maxiter: int | None,
     M: Callable[[Any], Any] | None = None,
     x0: Any = None,
@@ -69,6 +73,7 @@ def iterate(
         method: `"cg"` (A Hermitian positive definite), `"minres"` (A Hermitian), `"cgs"`, `"bicgstab"` or `"gmres"`.
         A: anything square with `A @ X` for `(n, k)`; may be real where b is complex.
         b: `(n, k)`, floating or complex, in the dtype of the result.
+        atol: a number, or one for each column.
         maxiter: most steps of a column, inner ones for gmres; None is `10 n`. A step of cgs and bicgstab takes two products.
         M: applies an approximate inverse, `(n, k) -> (n, k)` for any k up to b's; Hermitian positive definite for cg and minres.
         x0: where to start, `(n, k)`; None is 0. A column of b that is 0 has the solution 0 in any case.
@@ -91,6 +96,10 @@ def iterate(
         return _in_parts(width, method, A, b, x0, options)
     with np.errstate(all="ignore"):
         size = norm(b)
+        if bool(((size > 0) & (size < _TINY[size.dtype.char])).any()):
+            scale = power_of_two(size)
+            options = {"rtol": rtol, "maxiter": maxiter, "M": M, "restart": restart}
+            return _of_size_one(scale, method, A, b, x0, atol, callback, watch, options)
         state = _State(A, M, ordered(b), xp.maximum(rtol * size, atol), callback, watch)
         state.start(x0, size)
         most = 10 * n if maxiter is None else maxiter
@@ -101,6 +110,24 @@ def iterate(
             state.run(method, index, left)
             state.active &= state.iterations < most
         return state.outcome()
+
+
+def _of_size_one(
+    scale: Any, method: str, A: Any, b: Any, x0: Any, atol: Any, callback: Any, watch: Any, options: dict[str, Any]
+) -> KrylovResult:
+    """The same with each column divided by a power of two: `rtol ‖b‖`, and the numbers of a run, would underflow."""
+    found = iterate(
+        method,
+        A,
+        divided(b, scale),
+        x0=None if x0 is None else divided(x0, scale),
+        atol=atol / scale,
+        callback=None if callback is None else lambda i, residual: callback(i, residual * scale),
+        watch=None if watch is None else lambda x: watch(x * scale),
+        together=True,
+        **options,
+    )
+    return found._replace(x=found.x * scale, residual=found.residual * scale, bound=found.bound * scale)
 
 
 def _in_parts(width: int, method: str, A: Any, b: Any, x0: Any, options: dict[str, Any]) -> KrylovResult:
@@ -140,7 +167,7 @@ class _State:
         xp, size, bound = self.xp, self.size[index], self.bound[index]
         scale = power_of_two(size)
         eps = float(xp.finfo(size.dtype).eps)  # a run cannot reduce the true residual by more
-        r = ordered(columns(self.r, index) / scale)
+        r = ordered(divided(columns(self.r, index), scale))
         work = Columns(self.A, self.M, r, xp.maximum(_MARGIN * bound, eps * size) / scale, left)
         if self.callback is not None or self.watch is not None:
             work.tell = lambda at, size2: self._tell(index[at], scale[at] * xp.sqrt(size2), scale[at], work.x)

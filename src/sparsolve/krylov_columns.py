@@ -7,10 +7,8 @@ functions that NumPy and CuPy share; a step waits for the device once, to learn 
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,9 @@ import scipy.sparse as sp
 import torch
 from scipy.linalg.blas import get_blas_funcs
 
+from .arrays import divided, namespace, power_of_two
 from .loops import add_product
 
-_SAFE = 1000  # exponents of powers of two that are normal numbers
 _FUSED = 4096  # numbers from which on one pass by torch, `y + alpha x`, or by BLAS, `aᵀ b`, is faster than NumPy's way
 _TENSORS = 8  # arrays kept as tensors too; some methods have new ones in each step
 # between these a sum of squares has lost nothing to overflow or underflow
@@ -30,14 +28,9 @@ __all__ = [
     "Columns",
     "columns",
     "dot",
-    "exponent",
-    "namespace",
     "norm",
-    "on_host",
     "ordered",
-    "power_of_two",
     "put",
-    "shifted",
 ]
 
 
@@ -205,21 +198,6 @@ def _compiled(A: Any, r: Any) -> Callable[[Any, Any], None] | None:
     return partial(add_product, A.shape, (A.indptr, A.indices, A.data))
 
 
-def namespace(a: Any) -> Any:
-    """NumPy or CuPy, whichever the array is of."""
-    return _module(type(a).__module__)
-
-
-@lru_cache(maxsize=8)
-def _module(name: str) -> Any:
-    return sys.modules[name.partition(".")[0]]
-
-
-def on_host(a: Any) -> Any:
-    """A NumPy array of these numbers: itself, or what the device has, waited for."""
-    return a if isinstance(a, np.ndarray) else a.get()
-
-
 def ordered(a: Any) -> Any:
     """An `(n, k)` array in the order of the products; itself where it is so."""
     xp = namespace(a)
@@ -263,32 +241,5 @@ def norm(a: Any) -> Any:
         if ((square > low) & (square < high)).all():
             return np.sqrt(square)
     scale = power_of_two(abs(a).max(axis=0))
-    a = a / scale
+    a = divided(a, scale)
     return scale * xp.sqrt(dot(a, a).real)
-
-
-def power_of_two(size: Any) -> Any:
-    """The largest power of two that is not above a size; 1 for 0, NaN and Inf."""
-    xp = namespace(size)
-    size = xp.where((size > 0) & xp.isfinite(size), size, 1)
-    return xp.ldexp(xp.full_like(size, 0.5), xp.frexp(size)[1])
-
-
-def exponent(a: Any) -> int:
-    """Of the largest power of two that is not above the largest real or imaginary part; 0 where that is 0, NaN or Inf."""
-    parts = [] if not a.size else [a.real, a.imag] if a.dtype.kind == "c" else [a]
-    sizes = [float(abs(part).max()) for part in parts]
-    return max((math.frexp(size)[1] - 1 for size in sizes if size > 0), default=0) if np.isfinite(sizes).all() else 0
-
-
-def shifted(a: Any, exponents: Any) -> Any:
-    """`a 2^e` with one exponent for all, or one for each column: in three steps where `2^e` alone may overflow."""
-    exponents = np.asarray(exponents, dtype=np.int32)
-    if not exponents.any():
-        return a
-    part = np.trunc(exponents / 3).astype(np.int32)
-    steps = (part, part, exponents - 2 * part) if np.abs(exponents).max() > _SAFE else (exponents,)
-    for step in steps:
-        power = np.ldexp(1.0, step)
-        a = a * (power if power.ndim else float(power))
-    return a

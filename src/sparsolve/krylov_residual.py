@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .krylov_columns import Columns, dot, namespace
+from .arrays import namespace
+from .krylov_columns import Columns, dot
 
 __all__ = ["gmres", "minres"]
 

@@ -128,7 +128,7 @@ def _solve_operator(
                 if outcome.error is not None:
                     raise outcome.error
             except SolveError as error:
-                raise located(error, None, adjoint, split(solver)[1]) from error
+                raise located(error, None, adjoint, split(solver)[1]) from error.__cause__
         x[...] = outcome.x
         if report:
             reports[2] = relative_residual(on, products[adjoint].__matmul__, right, x)

@@ -278,11 +278,11 @@ def set_memo_limit(max_bytes: int) -> None:
     >>> import sparsolve as sps
     >>> sps.set_memo_limit(2**31)
     """
-    if not hasattr(max_bytes, "__index__"):
-        raise TypeError(
-            sentence(f"max_bytes is {max_bytes!r}; a whole number is needed.", remedy="2**30 is 1 GiB; int(1e9), 1 GB.")
-        )
-    max_bytes = operator.index(max_bytes)
+    try:
+        max_bytes = operator.index(max_bytes)
+    except TypeError as error:
+        remedy = "2**30 is 1 GiB; int(1e9), 1 GB."
+        raise TypeError(sentence(f"max_bytes is {max_bytes!r}; a whole number is needed.", remedy=remedy)) from error
     if max_bytes < 0:
         raise ValueError(f"max_bytes is {max_bytes}; it must be at least 0. 0 keeps nothing.")
     ANALYSES.resize(max(max_bytes // 4, min(max_bytes, 1)))

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arrays import namespace
 from .backends import device_module, solver_module
 from .batch import REPORT, Batch, Found, located
 from .errors import SolveError
-from .krylov_columns import namespace
 from .memo import FACTORS
 from .retention import Source
 from .solvers import asked
@@ -232,7 +232,7 @@ def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tup
         try:
             return module.factorize(structure, vs[i], record, remembered)
         except SolveError as error:
-            raise located(error, i if len(vs) > 1 else None, False, "determinant") from error
+            raise located(error, i if len(vs) > 1 else None, False, "determinant") from error.__cause__
 
     first = [one(0)] if len(vs) else []  # what it finds out about the pattern, the others use
     worthwhile = bool(first) and first[0].worth_a_thread

@@ -28,7 +28,11 @@ def each(call: Callable[[int], T], count: int, *, worthwhile: bool) -> list[T]:
     if workers < 2:
         return [call(i) for i in range(count)]
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(call, range(count)))
+        try:
+            found = pool.map(call, range(count))
+        except RuntimeError:  # the interpreter is about to end, and starts no threads any more
+            return [call(i) for i in range(count)]
+        return list(found)
 
 
 def by_blocks(call: Callable[[Any], Any], b: Any, width: int, *, worthwhile: bool) -> Any:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import on_host, power_of_two
 from ..caching import cached_property
-from ..krylov_columns import on_host, power_of_two
 from .diagnosis import not_finite, overflow
 from .host import Product, Structure, largest, largest_size
 
@@ -99,14 +99,16 @@ class BackwardError:
         self._least: dict[bool, float] = {}
         self._tolerance: float = self.limits.eps * max(units, structure.shape[0] ** 0.5)
 
-    def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Callable[[Any], Any], exact: bool) -> Any:
+    def refined(
+        self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Callable[[Any], Any], exact: Callable[[], bool]
+    ) -> Any:
         """x, refined in the matrix's precision (Higham, section 12.1) until the backward error of each row is small.
 
         Args:
             x, b: `(n,)` or `(n, k)`; of CuPy `(n, k)`; of several matrices `(matrices, n, k)`.
             multiply: A or Aᴴ times x, called `(x, adjoint)`.
             solve: what x is from.
-            exact: whether `solve` makes rounding errors only.
+            exact: whether `solve` makes rounding errors only, and nothing is left to do about rows of different size.
 
         Raises:
             DistrustedError: a large residual is left.
@@ -117,7 +119,7 @@ class BackwardError:
             if self._small(residual, x, adjoint):
                 return x
             x = x + solve(residual)
-        if exact and self._within(b - multiply(x, adjoint), x, self._of_all(self.norms(adjoint))):
+        if exact() and self._within(b - multiply(x, adjoint), x, self._of_all(self.norms(adjoint))):
             return x  # as good as elimination is, where rows of another size had to be pivots
         if not bool((abs(x) < math.inf).all()):
             raise not_finite("b", b) or overflow()

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..arrays import power_of_two
 from ..errors import BackendUnavailableError, SolveError, of_device, sentence
-from ..krylov_columns import power_of_two
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Outcome, Remembered, cudss, strategy
@@ -24,7 +24,7 @@ from .conditioning import condition, doubtful
 from .cupy_device import Matrix, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
-from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
+from .diagnosis import no_pivot, not_definite, not_finite, require_positive, singular
 from .ordering import Reordered
 
 __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
@@ -37,7 +37,14 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remember
 
 def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[tuple[Strategy, str], ...]:
     """The strategies that `factorize` would try, with their reasons."""
-    matrix = cudss.DeviceMatrix(structure.host, structure.host.csc(values.get()), None, solver.backend is not None)
+    host, definite = structure.host, isinstance(solver, Cholesky)
+    if host.empty:
+        return ()
+    merged = host.merged(values.get())
+    A = host.unique.csc(host.unique.hermitian_part(merged) if definite else merged)
+    matrix = cudss.DeviceMatrix(host, A, None, solver.backend is not None)
+    if definite and matrix.kind != "positive":
+        return ()
     return tuple((c.strategy, str(c.suits(matrix))) for c in _candidates(matrix, solver))
 
 
@@ -70,7 +77,7 @@ class LUFactor:
         self._A = A = unique.csc(merged)
         self._M = Matrix(structure, values).settled()
         if self._host.empty:
-            raise singular(A, f"{type(solver).__name__} has no pivot to choose.")
+            raise no_pivot(A, definite=self._definite)
         self._error = BackwardError(unique, merged, placed=cupy().asarray)
         with np.errstate(all="ignore"):
             for adjoint in (False, True):  # now, for the same reason as with `settled`
@@ -142,14 +149,14 @@ class LUFactor:
         if self._pinned and fact and found is None and kind is not NotPositive:
             return SolveError(sentence(fact, remedy="Leave backend out: SuperLU decides whether A is singular."))
         if self._definite:
-            return entry_not_finite(self._A) or indefinite(fact, self._A)
+            return not_definite(fact, self._A)
         return singular(self._A, fact, found)
 
     def _refined(self, lu: Factors, b: Any, adjoint: bool) -> Any:
         """Solve, with a small backward error of each row."""
         # CuPy flushes to zero: a small gradient would have no residual in single precision. Never smaller: that loses equations of a small scale
         scale = cupy().minimum(power_of_two(abs(b).max(axis=0)), 1.0)
-        b, exact = b / scale, not getattr(lu, "perturbed", 0)
+        b, exact = b / scale, lambda: not getattr(lu, "perturbed", 0)
         product = lambda x, adjoint: multiply(self._M, x, adjoint=adjoint)  # noqa: E731
         solve = partial(lu.solve, adjoint=adjoint)
         return scale * self._error.refined(solve(b), b, adjoint, product, solve, exact)

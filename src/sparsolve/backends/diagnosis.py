@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import namespace, on_host
 from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
-from ..krylov_columns import namespace, on_host
 from .matching import shortage
-from .nullspace import dependence, listed
+from .nullspace import dependence, listed, null_space
 
 __all__ = ["entry_not_finite", "indefinite", "not_finite", "overflow", "require_positive", "singular"]
 
@@ -58,6 +58,25 @@ def indefinite(fact: str, A: Any, cause: str = "", remedy: str = "") -> NotPosit
     )
 
 
+def no_pivot(A: Any, *, definite: bool) -> SolveError:
+    """The error for a matrix with a row or column without entries."""
+    if definite:
+        return entry_not_finite(A) or indefinite("A has a row or column without entries.", A, *_cause(A))
+    return singular(A, "LU has no pivot to choose.")
+
+
+def not_definite(fact: str, A: Any) -> SolveError:
+    """The error of `Cholesky()` for a Hermitian matrix with a positive diagonal that could not be factorized."""
+    if (error := entry_not_finite(A)) is not None:
+        return error
+    stored = A.copy()
+    stored.eliminate_zeros()
+    found = null_space(stored) if np.diff(stored.indptr).all() else None
+    if found is None:
+        return indefinite(fact, A)
+    return indefinite(fact, A, f"A is singular: {found[0]}", found[1])
+
+
 def require_positive(matrix: Any) -> None:
     """Refuse what cannot be positive definite, before any factorization: of some libraries LDLᴴ is all there is for an indefinite matrix.
 
@@ -70,10 +89,13 @@ def require_positive(matrix: Any) -> None:
 
 
 def _not_hermitian(matrix: Any) -> NotPositiveDefiniteError:
+    symmetric = (
+        ", or a complex symmetric matrix, as of waves, damping or impedances" if matrix.A.dtype.kind == "c" else ""
+    )
     return indefinite(
         f"A is not Hermitian{_where(matrix)}.",
         matrix.A,
-        "A boundary condition that is applied to rows and not to columns, or one triangle stored for both, perhaps.",
+        f"A boundary condition that is applied to rows and not to columns, one triangle stored for both{symmetric}, perhaps.",
         "Use LU(); (A + A.mH) / 2 where only rounding is in the way.",
     )
 
@@ -97,6 +119,8 @@ def _where(matrix: Any) -> str:
         apart = np.abs(A.data - A.data[mirror.numpy()].conj())
     k = int(np.argmax(apart))
     i, j = int(A.indices[k]), int(np.searchsorted(A.indptr, k, side="right")) - 1
+    if i == j:
+        return f": A[{i}, {i}] = {A.data[k]:.6g} is on the diagonal, and not real"
     return f": A[{i}, {j}] = {A.data[k]:.6g} and A[{j}, {i}] = {A.data[int(mirror[k])]:.6g} differ by {apart[k]:.1e}"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import divided
 from ..caching import cached_property
 from ..errors import SolveError, sentence
 from ..result import Strategy
@@ -23,7 +24,7 @@ from .backward_error import BackwardError, DistrustedError, Sizes
 from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
 from .decomposition import NotPositive
-from .diagnosis import entry_not_finite, indefinite, not_finite, require_positive, singular
+from .diagnosis import entry_not_finite, no_pivot, not_definite, not_finite, require_positive, singular
 from .host import Product, Structure, largest_size, quietly
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
@@ -52,7 +53,7 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     low, definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
     values = structure.unique.hermitian_part(values) if definite else values
     matrix = Matrix(structure.unique, values if low is None else cast(values, low), solver.backend is not None)
-    if definite and matrix.kind != "positive":
+    if structure.empty or (definite and matrix.kind != "positive"):
         return ()
     found = [(c.strategy, c.suits(matrix)) for c in candidates(matrix, solver.backend, definite=definite)]
     # None where another thread has found out more meanwhile
@@ -82,7 +83,7 @@ class DirectFactor:
         self._structure, self._values = structure.unique, structure.merged(values)
         self._product = Product(self._structure, self._values)
         if structure.empty:
-            raise singular(structure.csc(values), f"{type(solver).__name__} has no pivot to choose.")
+            raise no_pivot(structure.csc(values), definite=isinstance(solver, Cholesky))
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
         self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
         sizes = np.abs(self._values)
@@ -127,6 +128,11 @@ class DirectFactor:
         balance = balanced(self._structure, self._values)
         return None if balance.rows is None else balance
 
+    @property
+    def _uneven(self) -> bool:
+        """Whether the matrix could still be balanced."""
+        return self._balance is None and self._balanced() is not None
+
     def _matrix(self) -> Matrix:
         """The matrix in the precision of the factors, for strategies to look at. What they find out of it is not held on to."""
         values = self._values if self._low is None else cast(self._values, self._low)
@@ -141,13 +147,12 @@ class DirectFactor:
             try:
                 return quietly(self._refined, stage, b, adjoint)
             except DistrustedError as doubt:
-                error = not_finite("b", b)
-                if error is not None:
-                    raise error from None
-                with self._lock:
-                    if self._stage is stage:
-                        fact, found = doubt.args
-                        self._stage = self._next(fact, found, self._matrix())
+                fact, found = doubt.args
+            if (error := not_finite("b", b)) is not None:
+                raise error
+            with self._lock:
+                if self._stage is stage:
+                    self._stage = self._next(fact, found, self._matrix())
 
     def _next(self, fact: str, found: float | None, matrix: Matrix) -> _Stage:
         """The next strategy that gets as far as a decomposition."""
@@ -170,6 +175,10 @@ class DirectFactor:
                     return _Stage(candidate.strategy, made, Rescaled(made, self._balance))
                 self._error.hermitian = matrix.known_hermitian
                 return _Stage(candidate.strategy, made, made)
+        if self._low is None and self._uneven:  # pivots of large rows were roundoff of small ones, perhaps
+            self._balance = self._balanced()
+            self._tried.clear()
+            return self._next(fact, found, self._matrix())
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
         raise self._failure("" if refused and not self._definite else fact, found)
 
@@ -192,7 +201,7 @@ class DirectFactor:
         if self._low is not None:
             return entry_not_finite(A) or too_low(fact, self._values, self._low, found)
         if self._definite:
-            return entry_not_finite(A) or indefinite(fact, A)
+            return not_definite(fact, A)
         return singular(A, fact, found)
 
     def _refined(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
@@ -200,13 +209,13 @@ class DirectFactor:
         scale = self._error.scale(b)
         if scale is not None:
             with contextlib.suppress(DistrustedError, SolveError):  # an overflow, perhaps
-                return self._of_one_size(stage, b / scale, adjoint) * scale
+                return self._of_one_size(stage, divided(b, scale), adjoint) * scale
         return self._of_one_size(stage, b, adjoint)
 
     def _of_one_size(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The same where no column is so small that its products underflow."""
         again = lambda residual: self._substitute(stage, residual, adjoint)  # noqa: E731
-        exact = self._low is None and not stage.perturbed
+        exact = lambda: self._low is None and not stage.perturbed and not self._uneven  # noqa: E731
         x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
         return self._error.refined(x, b, adjoint, self._product, again, exact)
 

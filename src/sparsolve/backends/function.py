@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import namespace
 from ..errors import SolveError, sentence
-from ..krylov_columns import namespace
 from ..solvers import Function
 from . import Outcome, Remembered
 from .diagnosis import overflow

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import exponent
 from ..errors import SolveError
-from ..krylov_columns import exponent
 from ..solvers import LU, Cholesky
 from ..threads import each
 from .balance import balanced, scaled

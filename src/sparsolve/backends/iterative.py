@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from ..arrays import namespace, on_host
 from ..errors import ConvergenceError, sentence
 from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import KrylovResult, iterate
-from ..krylov_columns import dot, namespace, norm, on_host, ordered
+from ..krylov_columns import dot, norm, ordered
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arrays import exponent, shifted
 from ..errors import ConvergenceError, SolveError, sentence
-from ..krylov_columns import exponent, shifted
 from ..solvers import LU
 from .strategy import Decomposition
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..arrays import exponent, namespace, shifted
 from ..errors import ConvergenceError, sentence
-from ..krylov_columns import exponent, namespace, norm, shifted
+from ..krylov_columns import norm
 from .diagnosis import not_finite, overflow
 
 __all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System", "length"]

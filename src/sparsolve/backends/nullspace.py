@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
-__all__ = ["dependence", "listed"]
+__all__ = ["dependence", "listed", "null_space"]
 
 _MOST = 60_000  # entries: with more, the factors of a graph that fills in would take long, and gigabytes
 _SHIFT, _STEPS = 1e-10, 4
@@ -24,7 +24,6 @@ _USUALLY = (
     "usually a missing boundary condition or an unfixed constant (a graph Laplacian, a pure Neumann problem, a floating node of a circuit), "
     "or a constraint that repeats others."
 )
-_FIX = "Fix {}, add a small multiple of the identity, or solve in float64 where this was float32."
 
 
 def dependence(A: Any) -> tuple[str, str]:
@@ -33,21 +32,30 @@ def dependence(A: Any) -> tuple[str, str]:
     Args:
         A: `(n, n)` canonical CSC matrix without an empty row or column, finite.
     """
-    anything = _USUALLY, _FIX.format("one unknown")
+    return null_space(A) or (_USUALLY, _fix("one unknown", A))
+
+
+def _fix(what: str, A: Any) -> str:
+    single = A.dtype.char in "fF"
+    return f"Fix {what}, {'' if single else 'or '}add a small multiple of the identity{', or solve in double precision' if single else ''}."
+
+
+def null_space(A: Any) -> tuple[str, str] | None:
+    """The same of a matrix that need not be singular; None where no vector is found that it takes to zero."""
     if A.nnz > _MOST:
-        return anything
+        return None
     with np.errstate(all="ignore"):
         null = _null_vectors(A)
         floating = null.floating()
     if len(floating) == A.shape[0]:
         return (
             "a constant can be added to x, as in a graph Laplacian, a pure Neumann problem or a circuit without a ground.",
-            _FIX.format("one unknown"),
+            f"{_fix('one unknown', A)} Where A is Hermitian and b sums to zero, MINRES() solves it as it is.",
         )
     if len(floating):
         return (
             f"a constant can be added to x at {listed(floating)} alone, as in a part of a graph or of a circuit that is connected to nothing fixed.",
-            _FIX.format("one of these"),
+            _fix("one of these", A),
         )
     for what, vector in (("rows", null.left), ("columns", null.right)):
         at = _support(vector)
@@ -57,9 +65,9 @@ def dependence(A: Any) -> tuple[str, str]:
                 f"Change or remove one of these {what}, or add a small multiple of the identity.",
             )
     if null.right is None:
-        return anything
+        return None
     most = int(abs(null.right).argmax())
-    return f"A x = 0 for an x that is largest at unknown {most}; {_USUALLY}", _FIX.format("one unknown")
+    return f"A x = 0 for an x that is largest at unknown {most}; {_USUALLY}", _fix("one unknown", A)
 
 
 def listed(at: Any) -> str:
@@ -105,9 +113,12 @@ class _Null(NamedTuple):
 def _null_vectors(A: Any) -> _Null:
     n, rounding = A.shape[0], 100 * float(np.finfo(A.dtype).eps) * A.shape[0] ** 0.5
     B = A.astype(np.result_type(A.dtype, np.float64))
-    B = sp.diags(1 / abs(B).max(axis=1).toarray().ravel()) @ B
+    of_rows = 1 / abs(B).max(axis=1).toarray().ravel()
+    B = sp.diags(of_rows) @ B
     scale = 1 / abs(B).max(axis=0).toarray().ravel()
     B = (B @ sp.diags(scale)).tocsc()
+    if not np.isfinite([of_rows, scale]).all():  # of subnormal numbers
+        return _Null(B, scale, rounding, None, None)
     random = np.random.default_rng(0)
     E = random.uniform(_SHIFT, 2 * _SHIFT, n)
     try:

@@ -46,7 +46,7 @@ def entry_of(structure: Structure) -> Any:
 class _UnrefinedError(BackwardError):
     """What a factor has to show: each row of a solution is right as it is."""
 
-    def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Any, exact: bool) -> Any:
+    def refined(self, x: Any, b: Any, adjoint: bool, multiply: Any, solve: Any, exact: Any) -> Any:
         if self._small(b - multiply(x, adjoint), x, adjoint):
             return x
         raise DistrustedError("A large residual was left without refinement.", None)

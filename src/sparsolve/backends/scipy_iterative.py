@@ -15,8 +15,8 @@ import numpy as np
 import scipy.sparse.linalg as sla
 from torch import Tensor
 
+from ..arrays import power_of_two
 from ..convert import t2c_csr
-from ..krylov_columns import power_of_two
 from .host import array
 from .named import SPARSE, ByName, System, length
 

@@ -53,6 +53,7 @@ class _Maker(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="sparsolve SuperLU", daemon=True)
+        self.waiting = 0  # calls that it has not answered yet
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.start()
 
@@ -92,32 +93,28 @@ class _Makers:
 
     def restart(self) -> None:
         """Without threads: for a forked child, which has none of them."""
-        self._lock, self._idle, self._all = threading.Lock(), list[_Maker](), list[_Maker]()
-        self._given_back: deque[list[Any]] = deque()
+        threads, self._all = getattr(self, "_all", []), list[_Maker]()
+        self._lock, self._given_back = threading.Lock(), deque[list[Any]]()
+        if threads and hasattr(threading, "_after_fork"):
+            threading._after_fork()  # again: what SciPy had in these threads left an error that broke this hook off
 
     def make(self, call: Callable[[], Any]) -> Held:
         if threading.current_thread() is threading.main_thread():
             while self._given_back:
                 self._given_back.popleft().clear()
             return Held([call()], self._give_back)
-        maker = self._take()
+        with self._lock:
+            if len(self._all) < _MOST and all(maker.waiting for maker in self._all):
+                if not self._all:
+                    atexit.register(self._end)
+                self._all.append(_Maker())
+            maker = min(self._all, key=lambda maker: maker.waiting)
+            maker.waiting += 1
         try:
             return maker.make(call)
         finally:
             with self._lock:
-                self._idle.append(maker)
-
-    def _take(self) -> _Maker:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop(0)
-            if len(self._all) < _MOST:
-                if not self._all:
-                    atexit.register(self._end)
-                self._all.append(_Maker())
-                return self._all[-1]
-            self._all.append(self._all.pop(0))
-            return self._all[-1]
+                maker.waiting -= 1
 
     def _end(self) -> None:
         """Before the interpreter: where memory is left in a thread that it ends, SciPy leaves an error that nobody has raised."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import divided, power_of_two
 from ..errors import SolveError
 from ..result import Strategy
 from ..solvers import LU, Cholesky
@@ -101,9 +102,12 @@ class Together:
         def solve(b: Any) -> Any:
             return decomposition.solve(b.reshape(-1, b.shape[2]), trans).reshape(b.shape)
 
+        size = np.abs(b).max(axis=1, keepdims=True, initial=0)
+        scale = np.where(size < self._error.limits.little, power_of_two(size), 1).astype(size.dtype)
         try:
             with np.errstate(all="ignore"):
-                return self._error.refined(solve(b), b, adjoint, self._product, solve, exact=False)
+                b = b if (scale == 1).all() else divided(b, scale)
+                return scale * self._error.refined(solve(b), b, adjoint, self._product, solve, exact=lambda: False)
         except (DistrustedError, SolveError):
             return None
 
