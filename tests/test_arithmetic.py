@@ -504,3 +504,29 @@ def test_a_loop_of_sums_is_analysed_once() -> None:
     for k in range(4):
         sps.solve(A + sps.SparseMatrix.from_diagonal(k + b), b)
     assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (4, 1)
+
+
+def test_a_shift_stays_on_the_pattern() -> None:
+    """Where it stores its diagonal, once, in whatever order; elsewhere the entries of both are there."""
+    crow = torch.tensor([0, 2, 5, 6], dtype=torch.int32)
+    whole = sps.Pattern(crow, torch.tensor([1, 0, 0, 2, 1, 2], dtype=torch.int32), (3, 3))  # neither row is sorted
+    lacking = sps.Pattern(crow, torch.tensor([1, 0, 0, 2, 0, 2], dtype=torch.int32), (3, 3))
+    twice = sps.Pattern(crow, torch.tensor([0, 0, 1, 2, 0, 2], dtype=torch.int32), (3, 3))
+    v, d = torch.randn(2, 1, 6, dtype=F64), torch.randn(5, 3, dtype=C128)
+    for pattern, stays in ((whole, True), (lacking, False), (twice, False)):
+        A, D = sps.SparseMatrix(v, pattern), sps.SparseMatrix.from_diagonal(d)
+        for sum_ in (A + D, D + A):
+            assert (sum_.pattern is pattern) == stays
+            assert sum_.nnz == 6 + 3 * (not stays)
+            assert sum_.dtype == C128
+            expected = oracle.dense(v, pattern) + torch.diag_embed(d)
+            torch.testing.assert_close(sum_.to_dense(), expected)
+        torch.testing.assert_close((D - A).to_dense(), -oracle.dense(v, pattern) + torch.diag_embed(d))
+    other = sps.SparseMatrix.from_coo(torch.ones(3, dtype=F64), torch.arange(3), torch.tensor([1, 0, 2]), (3, 3))
+    assert (sps.SparseMatrix(v, whole) + other).nnz == 9  # a permutation is no diagonal
+    values, shift = v[0, 0].clone().requires_grad_(), d[0].real.clone().requires_grad_()
+
+    def shifted(values: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return (sps.SparseMatrix(values, whole) + sps.SparseMatrix.from_diagonal(shift)).to_dense()
+
+    assert torch.autograd.gradcheck(shifted, (values, shift), check_forward_ad=True, check_batched_grad=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import is_dense, sentence
-from .indices import pointers
+from .indices import pointers, readable
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
@@ -117,9 +117,10 @@ class Arithmetic:
 
 
 def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tensor, Pattern]:
-    """`A + B`: value by value on one pattern, else the entries of both, row by row, which add up where they share a place.
+    """`A + B`: value by value on one pattern; a diagonal matrix onto the diagonal of the other, where that one stores it; else the entries of
+    both, row by row, which add up where they share a place.
 
-    Compiled code cannot compare indices, so one pattern is one object there.
+    Compiled code cannot compare indices, so one pattern is one object there, and a diagonal is not known.
     """
     require_length(a, require_pattern(pattern))
     require_length(b, require_pattern(other))
@@ -128,14 +129,44 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
     if a.device != b.device:
         raise ValueError(sentence(f"A is on {a.device} and B on {b.device}.", remedy="Use A.to(device)."))
     require_batches(a.shape[:-1], b.shape[:-1], "B")
-    if pattern is other or (not torch.compiler.is_compiling() and pattern == other):
+    if pattern is other:
         return a + b, pattern
+    if readable(pattern.crow, pattern.col, other.crow, other.col):
+        if pattern == other:
+            return a + b, pattern
+        for onto, form, d, diagonal in ((a, pattern, b, other), (b, other, a, pattern)):
+            if _is_diagonal(diagonal) and (places := _diagonal_places(form)) is not None:
+                return _onto(onto, places, d), form
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     values = torch.cat([a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])], dim=-1)
     row = torch.cat([pattern.rows(), other.rows()])
     col = torch.cat([pattern.col, other.col])
     order = torch.argsort(row, stable=True)
     return values[..., order], unchecked(pointers(row[order], pattern.shape[0]), col[order], pattern.shape)
+
+
+def _is_diagonal(pattern: Pattern) -> bool:
+    n = pattern.nnz
+    if pattern.shape != (n, n):
+        return False
+    ends = torch.arange(n + 1, device=pattern.device, dtype=pattern.col.dtype)
+    return torch.equal(pattern.crow, ends) and torch.equal(pattern.col, ends[:-1])
+
+
+def _diagonal_places(pattern: Pattern) -> Tensor | None:
+    """Where the entries of the diagonal are, if each is stored, once."""
+    places = (pattern.rows() == pattern.col).nonzero()[:, 0]
+    n = pattern.shape[0]
+    each = torch.arange(n, device=pattern.device, dtype=pattern.col.dtype)
+    return places if len(places) == n and torch.equal(pattern.col[places], each) else None
+
+
+def _onto(values: Tensor, places: Tensor, d: Tensor) -> Tensor:
+    """`values[..., places] += d`, as a new tensor."""
+    dtype = torch.promote_types(values.dtype, d.dtype)
+    batch = torch.broadcast_shapes(values.shape[:-1], d.shape[:-1])
+    values, d = (t.to(dtype).expand(*batch, t.shape[-1]) for t in (values, d))
+    return values.index_add(-1, places, d)
 
 
 def ordered(values: Tensor, pattern: Pattern, order: Tensor) -> tuple[Tensor, Pattern]:
