@@ -109,7 +109,7 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     ([[A4, None], [A2, None]], ValueError, "Column 1 of blocks has no matrix.*how many columns.*from_coo"),
     ([[None, None], [A4, A4]], ValueError, "Row 0 of blocks has no matrix.*how many rows"),
     ([[A4, 0]], TypeError, r"Block \(0, 1\) is a int; a SparseMatrix, or None"),
-    ([[A4, torch.ones(4, 4)]], TypeError, r"Block \(0, 1\) is a Tensor.*to_sparse"),
+    ([[A4, torch.ones(4, 4)]], TypeError, r"Block \(0, 1\) is a Tensor.*from_dense"),
     ([[A4, sps.SparseMatrix(torch.ones(7), H)]], ValueError, "the pattern has 6 entries"),
     ([[A4, A4.to("meta")]], ValueError, r"Block \(0, 1\) is on meta, the blocks before on cpu"),
     (

@@ -1,4 +1,4 @@
-"""Sums, multiples and diagonals of values on patterns, and what tensors are asked too: compositions of torch operations, right under every transform."""
+"""Sums, multiples and diagonals of values on patterns: compositions of torch operations, right under every transform."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import is_dense, sentence
+from .holder import Holder
 from .indices import pointers, readable
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, unchecked
@@ -30,15 +31,11 @@ __all__ = [
 M = TypeVar("M", bound="Arithmetic")
 
 
-class Arithmetic:
-    """Values on a pattern, with `+`, `-`, and `*` and `/` by scalars, differentiably; copies of another dtype, and elsewhere."""
+class Arithmetic(Holder):
+    """Values on a pattern, with `+`, `-`, and `*` and `/` by scalars, differentiably."""
 
-    __slots__ = ("pattern", "values")
+    __slots__ = ()
     __array_ufunc__ = None  # NumPy's scalars and arrays leave the operators to this class
-
-    def __init__(self, values: Tensor, pattern: Pattern) -> None:
-        self.values = values
-        self.pattern = pattern
 
     def __add__(self: M, other: Any) -> M:
         if not isinstance(other, Arithmetic):
@@ -65,51 +62,6 @@ class Arithmetic:
 
     def __truediv__(self: M, s: Any) -> M:
         return type(self)(self.values / require_scalar(s), self.pattern)
-
-    def to(self: M, *args: Any, **kwargs: Any) -> M:
-        """The matrix with `values.to(...)`, as for a tensor: another dtype, device, or both; the pattern follows to the device.
-
-        >>> import torch, sparsolve as sps
-        >>> sps.SparseMatrix.from_diagonal(torch.ones(2)).to(torch.complex64)
-        SparseMatrix(2 x 2, nnz=2, torch.complex64, cpu)
-        """
-        values = self.values.to(*args, **kwargs)
-        return type(self)(values, require_pattern(self.pattern).to(values.device))
-
-    def detach(self: M) -> M:
-        """The same numbers, without derivatives.
-
-        >>> import torch, sparsolve as sps
-        >>> A = sps.SparseMatrix.from_diagonal(torch.ones(2)).requires_grad_()
-        >>> A.values.requires_grad, A.detach().values.requires_grad
-        (True, False)
-        """
-        return type(self)(self.values.detach(), self.pattern)
-
-    def clone(self: M) -> M:
-        """The matrix with values of their own memory, differentiably; the pattern is shared."""
-        return type(self)(self.values.clone(), self.pattern)
-
-    def requires_grad_(self: M, requires_grad: bool = True) -> M:
-        """This matrix, after `values.requires_grad_()`: `backward` puts the gradient in `A.values.grad`."""
-        self.values.requires_grad_(requires_grad)
-        return self
-
-    def cpu(self: M) -> M:
-        """`A.to("cpu")`."""
-        return self.to("cpu")
-
-    def cuda(self: M, device: torch.device | int | str = "cuda") -> M:
-        """`A.to("cuda")`, or to the CUDA device that is named."""
-        return self.to(device)
-
-    def float(self: M) -> M:
-        """`A.to(torch.float32)`."""
-        return self.to(torch.float32)
-
-    def double(self: M) -> M:
-        """`A.to(torch.float64)`."""
-        return self.to(torch.float64)
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -228,9 +180,7 @@ def no_product(x: Any) -> TypeError:
 
 def no_part() -> TypeError:
     """What is wrong with `A[i, j]`."""
-    remedy = (
-        "Use A.values with a mask of A.pattern.rows() and A.pattern.col; Pattern.from_coo makes the pattern of a part."
-    )
+    remedy = "A.submatrix(rows, columns) takes indices or masks; A.values with A.pattern.rows() and A.pattern.col are the entries."
     return TypeError(sentence("A[...]: a SparseMatrix is not indexed.", remedy=remedy))
 
 

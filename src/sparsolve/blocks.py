@@ -10,10 +10,10 @@ from torch import Tensor
 from .arithmetic import Arithmetic
 from .errors import sentence
 from .indices import pointers
-from .operands import require_batches, require_length, require_pattern
+from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
-__all__ = ["assembled"]
+__all__ = ["assembled", "of_dense"]
 
 Blocks = Sequence[Sequence[Arithmetic | None]]
 
@@ -39,6 +39,17 @@ def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
     return values[..., order], unchecked(pointers(row[order], shape[0]), col[order], shape)
 
 
+def of_dense(D: Tensor) -> tuple[Tensor, Pattern]:
+    """Every entry of a dense matrix, or of a batch of them."""
+    require_dense("D", D)
+    if D.dim() < 2:
+        raise ValueError(sentence(f"D has shape {tuple(D.shape)}; (*batch, rows, columns) is needed."))
+    m, n = D.shape[-2:]
+    crow = n * torch.arange(m + 1, device=D.device)
+    col = torch.arange(n, device=D.device).repeat(m)
+    return D.reshape(*D.shape[:-2], m * n), unchecked(crow, col, (m, n))
+
+
 def _index(i: Tensor, wide: bool) -> Tensor:
     return i.long() if wide else i
 
@@ -59,7 +70,7 @@ def _placed(blocks: Blocks) -> list[tuple[tuple[int, int], Arithmetic]]:
                 raise TypeError(
                     sentence(
                         f"Block ({i}, {j}) is a {type(A).__name__}; a SparseMatrix, or None for zeros, is needed.",
-                        remedy="Use SparseMatrix.from_torch(x.to_sparse()), from_scipy(x) or from_diagonal(d).",
+                        remedy="Use SparseMatrix.from_dense(x), from_torch(x), from_scipy(x) or from_diagonal(d).",
                     )
                 )
             require_length(A.values, require_pattern(A.pattern))

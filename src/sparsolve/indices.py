@@ -19,6 +19,7 @@ __all__ = [
     "have_numbers",
     "pointers",
     "readable",
+    "renumbered",
     "rows",
     "sizes",
 ]
@@ -141,6 +142,25 @@ def _numbers(t: Tensor) -> Any:
                 remedy="Give the pattern in_dims=None (SparseMatrix(0, pattern) in in_dims), or put the matrices into one block-diagonal matrix.",
             )
         ) from error
+
+
+def renumbered(name: str, index: Tensor, size: int) -> tuple[Tensor, int]:
+    """`(size,)`: which of `index` each number is, -1 for none; and how many there are."""
+    if not isinstance(index, Tensor) or index.dtype not in (torch.bool, *_INDEX_DTYPES) or index.dim() != 1:
+        fact = f"{name} is {kind_of(index)}; a one-dimensional tensor of indices, or a mask, is needed."
+        raise TypeError(sentence(fact, remedy="Use torch.as_tensor; a scalar i is torch.tensor([i])."))
+    if index.dtype is torch.bool:
+        if index.shape[0] != size:
+            raise ValueError(sentence(f"{name} is a mask of {index.shape[0]} for {size}."))
+        index = index.nonzero()[:, 0]
+    place = torch.full((size,), -1, dtype=torch.int64, device=index.device)
+    if _numbers(((index < -size) | (index >= size)).any()):
+        raise ValueError(sentence(f"{name} has numbers outside of [0, {size})."))
+    index = torch.where(index < 0, index + size, index).long()
+    place[index] = torch.arange(len(index), device=index.device)
+    if not torch.equal(place[index], torch.arange(len(index), device=index.device)):
+        raise ValueError(sentence(f"{name} has a number twice; each row and column can be taken once."))
+    return place, len(index)
 
 
 def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from . import calculus
 from .arithmetic import Arithmetic, diagonal, diagonal_pattern, from_the_left, no_part, no_product, ordered, transposed
-from .blocks import assembled
+from .blocks import assembled, of_dense
 from .compressed import entries, of_entries
 from .convert import c2t_csr, csr_parts, t2c_coo
 from .convert_checks import is_cupy, require_described, require_matrix
-from .operands import plan, require_pattern
+from .operands import plan, require_length, require_pattern
 from .pattern import Pattern
 from .products import coalesced, product
 
@@ -120,6 +120,19 @@ class SparseMatrix(Arithmetic):
         return cls(d, diagonal_pattern(d))
 
     @classmethod
+    def from_dense(cls, D: Tensor) -> SparseMatrix:
+        """The matrix that stores every entry of `D`, zeros too, differentiably: a border of constraints, a block.
+
+        Args:
+            D: `(*batch, rows, columns)`. Where most of it is zero and stays so, use `from_torch(D.to_sparse_csr())`.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_dense(torch.tensor([[0.0, 1.0]]))
+        SparseMatrix(1 x 2, nnz=2, torch.float32, cpu)
+        """
+        return cls(*of_dense(D))
+
+    @classmethod
     def from_blocks(cls, blocks: Sequence[Sequence[SparseMatrix | None]]) -> SparseMatrix:
         """The matrix of blocks, None for zeros, differentiably; each call sorts the entries by rows.
 
@@ -190,6 +203,18 @@ class SparseMatrix(Arithmetic):
         values, pattern = coalesced(self.values, self.pattern)
         return self if pattern is self.pattern else SparseMatrix(values, pattern)
 
+    def submatrix(self, rows: Tensor, columns: Tensor | None = None) -> SparseMatrix:
+        """`A[rows][:, columns]`, differentiably; `Pattern.submatrix` says what indices are taken.
+
+        >>> import torch, sparsolve as sps
+        >>> A = sps.SparseMatrix.from_torch(torch.tensor([[2.0, 1.0], [3.0, 0.0]]).to_sparse())
+        >>> A.submatrix(torch.tensor([True, False]), torch.tensor([1, 0])).to_dense()
+        tensor([[1., 2.]])
+        """
+        require_length(self.values, require_pattern(self.pattern))
+        pattern, entries = self.pattern.submatrix(rows, columns)
+        return SparseMatrix(self.values[..., entries], pattern)
+
     @property
     def mT(self) -> SparseMatrix:
         """The transpose `Aᵀ`, differentiably.
@@ -213,26 +238,6 @@ class SparseMatrix(Arithmetic):
         return SparseMatrix(A.values.conj(), A.pattern) if A.values.is_complex() else A
 
     T, H = mT, mH  # as for a 2-D tensor: shape leaves batch dimensions out
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """`(rows, columns)`, without batch dimensions."""
-        return require_pattern(self.pattern).shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the values."""
-        return self.values.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Of the values."""
-        return self.values.device
-
-    @property
-    def nnz(self) -> int:
-        """Number of stored entries of one matrix, stored zeros and duplicates included."""
-        return self.pattern.nnz
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SparseMatrix, (self.values, self.pattern)

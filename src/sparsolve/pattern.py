@@ -16,6 +16,7 @@ from .indices import (
     have_numbers,
     pointers,
     readable,
+    renumbered,
     rows,
     sizes,
 )
@@ -127,6 +128,35 @@ class Pattern:
         order = torch.argsort(self.col, stable=True)
         crow = pointers(self.col[order], self.shape[1])
         return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
+
+    def submatrix(self, rows: Tensor, columns: Tensor | None = None) -> tuple[Pattern, Tensor]:
+        """The pattern of `A[rows][:, columns]`, and which entries of A it has, in its order.
+
+        Not in compiled code, where the number of entries would depend on numbers; there `values[..., entries]` are the values.
+
+        Args:
+            rows: `(m,)` indices, each once and in any order, or a mask `(rows of A,)`.
+            columns: likewise; None is the same as rows.
+
+        Raises:
+            TypeError, ValueError: of indices that are out of range, or come twice.
+
+        >>> import torch, sparsolve as sps
+        >>> pattern = sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), (2, 2))
+        >>> pattern.submatrix(torch.tensor([0]), torch.tensor([1, 0]))
+        (Pattern(1 x 2, nnz=2, torch.int64, cpu), tensor([0, 1]))
+        """
+        if not readable(self.crow, self.col):
+            fact = "How many entries a submatrix has depends on the numbers in the indices, which cannot be read in compiled code."
+            raise TypeError(sentence(fact, remedy="Call submatrix outside, and use values[..., entries] inside."))
+        check_entries(self.crow, self.col, self.shape)
+        row, m = renumbered("rows", rows, self.shape[0])
+        column, n = renumbered("columns", rows if columns is None else columns, self.shape[1])
+        row, column = row[self.rows().long()], column[self.col.long()]
+        there = ((row >= 0) & (column >= 0)).nonzero()[:, 0]
+        dtype = self.col.dtype
+        pattern, order = Pattern.from_coo(row[there].to(dtype), column[there].to(dtype), (m, n))
+        return pattern, there[order]
 
     def to(self, device: torch.device | str) -> Pattern:
         """The same pattern on another device; the same object where it is there already.

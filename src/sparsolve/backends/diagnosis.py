@@ -11,7 +11,7 @@ from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, 
 from .matching import shortage
 from .nullspace import dependence, listed, null_space
 
-__all__ = ["entry_not_finite", "indefinite", "not_finite", "overflow", "require_positive", "singular"]
+__all__ = ["entry_not_finite", "no_pivot", "not_definite", "not_finite", "overflow", "require_positive", "singular"]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 
 from ..arrays import namespace, on_host
 from ..errors import ConvergenceError, sentence
 from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import KrylovResult, iterate
-from ..krylov_columns import dot, norm, ordered
+from ..krylov_columns import norm, ordered
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
@@ -22,6 +21,7 @@ from .diagnosis import not_finite
 from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
+from .stopped import breakdown, is_hermitian, out_of_range, rounding, unusable
 
 __all__ = ["IterativeFactor", "Prepared", "factorize", "matrix_free", "moderate", "prepared_key"]
 
@@ -211,87 +211,26 @@ class IterativeFactor:
         """Cause and remedy, for one column; what is said of A and M is found out here."""
         A, adjoint = products
         name, lu = type(self._solver).__name__, ", or use LU()" if self._entries else ""
-        if M is not None and (reason := _unusable(M, ordered(b - A @ x), self._solver.hermitian)):
+        if M is not None and (reason := unusable(M, ordered(b - A @ x), self._solver.hermitian)):
             return reason
-        if relative <= min(rounding := _rounding(A, x, b), 0.5):
+        if relative <= min(floor := rounding(A, x, b), 0.5):
             fact = f"{b.dtype} cannot reach this residual: it is at the rounding error of A x."
             return (
                 fact,
-                f"Use {'' if b.real.dtype == np.float64 else 'float64, or '}rtol >= {max(2 * relative, rounding):.1e}.",
+                f"Use {'' if b.real.dtype == np.float64 else 'float64, or '}rtol >= {max(2 * relative, floor):.1e}.",
             )
-        if self._solver.hermitian and not _is_hermitian(A, b):
+        if self._solver.hermitian and not is_hermitian(A, b):
             return f"{name} needs a Hermitian A, and this one is not.", f"Use GMRES() or BiCGStab(){lu}."
-        if reason := _out_of_range(A, adjoint, ordered(b - A @ x), b, asked):
+        if reason := out_of_range(A, adjoint, ordered(b - A @ x), b, asked):
             return reason
         if broken and self._solver.hermitian:
-            return _broken(name, M, lu)
+            return breakdown(name, M, lu)
         if maxiter is not None:
             fact, larger = f"{maxiter} steps were not enough.", " or a larger maxiter"
         else:
             fact = "It fell no further: A is singular or ill-conditioned, or the tolerance below what rounding permits."
             larger = ""
         return fact + _MAY[name], f"Give a preconditioner{larger}, or loosen rtol{lu}."
-
-
-def _unusable(M: Any, r: Any, hermitian: bool) -> tuple[str, str] | None:
-    """Cause and remedy, where what the preconditioner makes of the residual left is of no use."""
-    z = ordered(M(r))
-    if not bool(namespace(r).isfinite(z).all()):
-        return "The preconditioner returned NaN or Inf.", "Give one that is finite for every residual, or none."
-    if hermitian and float(dot(r, z).real[0]) <= 0:
-        return "The preconditioner M is not positive definite: rᴴ M r <= 0.", "Give one that is, or use GMRES()."
-    return None
-
-
-def _out_of_range(A: Any, adjoint: Any, r: Any, b: Any, asked: float) -> tuple[str, str] | None:
-    """Cause and remedy, where A is singular and b has a part `y ⊥ A x` for all x: `Aᴴ y = 0`.
-
-    Constant y are those of Neumann problems and graph Laplacians; the residual itself is one where it cannot fall any more.
-    """
-    xp, eps = namespace(b), float(np.finfo(b.dtype).eps)
-    probe = ordered(xp.asarray(np.random.default_rng(0).standard_normal(b.shape).astype(b.dtype)))
-    size = float((norm(adjoint @ probe) / norm(probe))[0])  # about ‖A‖, or less
-    one = xp.ones_like(b)
-    part = float(abs(dot(one, b)[0])) / float((norm(one) * norm(b))[0])
-    if part > asked and float(norm(adjoint @ one)[0]) <= 100 * eps * size * float(norm(one)[0]):
-        fact = f"A is singular: Aᴴ y = 0 for constant y, as in a graph Laplacian, a pure Neumann problem or a circuit without a ground, and {part:.0e} of b is such a y."
-        return fact, "Subtract b.mean() from b, or fix one unknown; LU() would need the latter."
-    left = float((norm(adjoint @ r) / norm(r))[0])
-    if left <= eps**0.5 * size:
-        fact = f"A is singular, or nearly so, and b is not in its range: what is left of it, r = b − A x, has ‖Aᴴ r‖ = {left / size:.0e} ‖A‖ ‖r‖."
-        return fact, "Remove the part of b along the null space of Aᴴ, or fix what A leaves open."
-    return None
-
-
-def _broken(name: str, M: Any, lu: str) -> tuple[str, str]:
-    """Cause and remedy, where CG or MINRES could not go on with a Hermitian A."""
-    if name == "CG" and M is None:
-        fact = "A is not positive definite to working precision: CG met a direction p with pᴴ A p <= 0."
-    elif name == "CG":
-        fact = "A or the preconditioner M is not positive definite to working precision: CG met pᴴ A p <= 0 or rᴴ M r <= 0."
-    else:
-        also = "" if M is None else ", or the preconditioner not positive definite"
-        fact = f"A is singular to working precision{also}: no x is known to have a smaller residual."
-        return fact, "Fix what A leaves open, or add a small multiple of the identity."
-    return f"{fact} A missing boundary condition or a wrong sign, perhaps.", f"Use MINRES() for an indefinite A{lu}."
-
-
-def _rounding(A: Any, x: Any, b: Any) -> float:
-    """The rounding error of `b − A x` relative to `‖b‖`, `eps ‖ |A| |x| + |b| ‖`; 0 where only products with A are known."""
-    A = getattr(A, "M", A)
-    A, x, b = A.get() if hasattr(A, "get") else A, on_host(x), on_host(b)
-    if not sp.issparse(A):
-        return 0.0
-    sizes = sp.csr_matrix((abs(A.data), A.indices, A.indptr), shape=A.shape)  # abs(A) would sort A in place
-    return float(np.finfo(b.dtype).eps * (norm(sizes @ abs(x) + abs(b)) / norm(b))[0])
-
-
-def _is_hermitian(A: Any, b: Any) -> bool:
-    """Whether `uᵀ A v = conj(vᵀ A u)` for two random vectors, but for rounding."""
-    z = np.random.default_rng(0).standard_normal((len(b), 2)).astype(b.dtype)
-    y = on_host(A @ ordered(namespace(b).asarray(z)))
-    gap = abs(z[:, 0] @ y[:, 1] - (z[:, 1] @ y[:, 0]).conj())
-    return not gap > 100 * np.finfo(b.dtype).eps * norm(y).max()
 
 
 def _scaled_back(found: KrylovResult, A: Any, b: Any, scale: float) -> KrylovResult:

@@ -1,0 +1,90 @@
+"""What a matrix is asked that tensors are asked too: its shape and dtype, copies of another dtype, elsewhere, or without derivatives."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from .operands import require_pattern
+from .pattern import Pattern
+
+__all__ = ["Holder"]
+
+M = TypeVar("M", bound="Holder")
+
+
+class Holder:
+    """Values on a pattern."""
+
+    __slots__ = ("pattern", "values")
+
+    def __init__(self, values: Tensor, pattern: Pattern) -> None:
+        self.values = values
+        self.pattern = pattern
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(rows, columns)`, without batch dimensions."""
+        return require_pattern(self.pattern).shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the values."""
+        return self.values.device
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries of one matrix, stored zeros and duplicates included."""
+        return self.pattern.nnz
+
+    def to(self: M, *args: Any, **kwargs: Any) -> M:
+        """The matrix with `values.to(...)`, as for a tensor: another dtype, device, or both; the pattern follows to the device.
+
+        >>> import torch, sparsolve as sps
+        >>> sps.SparseMatrix.from_diagonal(torch.ones(2)).to(torch.complex64)
+        SparseMatrix(2 x 2, nnz=2, torch.complex64, cpu)
+        """
+        values = self.values.to(*args, **kwargs)
+        return type(self)(values, require_pattern(self.pattern).to(values.device))
+
+    def detach(self: M) -> M:
+        """The same numbers, without derivatives.
+
+        >>> import torch, sparsolve as sps
+        >>> A = sps.SparseMatrix.from_diagonal(torch.ones(2)).requires_grad_()
+        >>> A.values.requires_grad, A.detach().values.requires_grad
+        (True, False)
+        """
+        return type(self)(self.values.detach(), self.pattern)
+
+    def clone(self: M) -> M:
+        """The matrix with values of their own memory, differentiably; the pattern is shared."""
+        return type(self)(self.values.clone(), self.pattern)
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """This matrix, after `values.requires_grad_()`: `backward` puts the gradient in `A.values.grad`."""
+        self.values.requires_grad_(requires_grad)
+        return self
+
+    def cpu(self: M) -> M:
+        """`A.to("cpu")`."""
+        return self.to("cpu")
+
+    def cuda(self: M, device: torch.device | int | str = "cuda") -> M:
+        """`A.to("cuda")`, or to the CUDA device that is named."""
+        return self.to(device)
+
+    def float(self: M) -> M:
+        """`A.to(torch.float32)`."""
+        return self.to(torch.float32)
+
+    def double(self: M) -> M:
+        """`A.to(torch.float64)`."""
+        return self.to(torch.float64)
