@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
@@ -530,3 +532,62 @@ def test_a_shift_stays_on_the_pattern() -> None:
         return (sps.SparseMatrix(values, whole) + sps.SparseMatrix.from_diagonal(shift)).to_dense()
 
     assert torch.autograd.gradcheck(shifted, (values, shift), check_forward_ad=True, check_batched_grad=True)
+
+
+MADE_INSIDE: dict[str, Any] = {
+    "A + A.mT": lambda A: A + A.mT,
+    "A.mT + A.mT": lambda A: A.mT + A.mT,
+    "A + D": lambda A: A + sps.SparseMatrix.from_diagonal(torch.ones(A.shape[0], dtype=F64)),
+    "blocks": lambda A: sps.SparseMatrix.from_blocks([[A, A.mH], [None, A]]),
+    "A @ A.mT": lambda A: A @ A.mT,
+    "coalesce": lambda A: (A + A.mT).coalesce(),
+    "submatrix": lambda A: A.submatrix(torch.arange(9)),
+    "from_dense": lambda A: sps.SparseMatrix.from_dense(torch.ones(2, 2, dtype=F64) * A.values.sum()),
+    "Pattern": lambda A: sps.SparseMatrix(A.values[:3], sps.Pattern(torch.arange(4), torch.arange(3), (3, 3))),
+    "from_coo": lambda A: sps.SparseMatrix.from_coo(A.values, A.pattern.rows(), A.pattern.col, A.shape),
+}
+
+
+@pytest.mark.parametrize("name", MADE_INSIDE)
+def test_a_pattern_made_inside_of_a_transform_outlives_it(name: str) -> None:
+    """Its indices are constant, so that no level has wrapped them: the matrix can be copied, saved and solved with."""
+    a, pattern = SYSTEMS["circuit"](F64)
+    made = MADE_INSIDE[name]
+
+    def with_aux(values: Tensor) -> Any:
+        M = made(sps.SparseMatrix(values, pattern))
+        return M.to_dense().sum(), M
+
+    expected = made(sps.SparseMatrix(a, pattern))
+    _, from_grad = torch.func.grad(with_aux, has_aux=True)(a)
+    _, _, from_jvp = torch.func.jvp(with_aux, (a,), (a,), has_aux=True)
+    nested: list[sps.Pattern] = []
+
+    def inner(values: Tensor) -> Tensor:
+        M = made(sps.SparseMatrix(values, pattern))
+        nested.append(M.pattern)
+        return M.to_dense().sum()
+
+    torch.func.grad(lambda a: torch.func.jvp(inner, (a,), (a,))[1])(a)
+    for found in (from_grad.pattern, from_jvp.pattern, nested[0]):
+        assert found == expected.pattern
+        assert type(found.col) is Tensor
+        assert copy.deepcopy(found) == found
+        torch.save(found, io.BytesIO())
+    functional = torch.func.functionalize(lambda values: with_aux(values)[1])(a)
+    assert functional.pattern == expected.pattern
+    torch.testing.assert_close(functional.to_dense(), expected.to_dense())
+
+
+@pytest.mark.parametrize("name", ["A + A.mT", "A.mT + A.mT", "A + D", "blocks"])
+@pytest.mark.filterwarnings("ignore:.*get_attr Node")
+def test_traces_of_sums(name: str) -> None:
+    """A trace keeps the numbers of indices made in it to itself: there they are not compared."""
+    a, pattern = SYSTEMS["circuit"](F64)
+
+    def f(values: Tensor) -> Tensor:
+        M = MADE_INSIDE[name](sps.SparseMatrix(values, pattern))
+        return sps.solve(M, torch.ones(M.shape[0], dtype=F64))
+
+    torch.testing.assert_close(make_fx(f)(a)(a), f(a))
+    torch.testing.assert_close(torch.func.linearize(f, a)[1](a), torch.func.jvp(f, (a,), (a,))[1])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .errors import is_dense, sentence
 from .holder import Holder
-from .indices import pointers, readable
+from .indices import equal, pointers, readable
+from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
@@ -91,26 +92,33 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
                 return _onto(onto, places, d), form
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
     values = torch.cat([a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])], dim=-1)
-    row = torch.cat([pattern.rows(), other.rows()])
-    col = torch.cat([pattern.col, other.col])
+    return ordered(values, *_side_by_side(pattern, other))
+
+
+@constant
+def _side_by_side(pattern: Pattern, other: Pattern) -> tuple[Pattern, Tensor]:
+    """The entries of both, and their order."""
+    row, col = torch.cat([pattern.rows(), other.rows()]), torch.cat([pattern.col, other.col])
     order = torch.argsort(row, stable=True)
-    return values[..., order], unchecked(pointers(row[order], pattern.shape[0]), col[order], pattern.shape)
+    return unchecked(pointers(row[order], pattern.shape[0]), col[order], pattern.shape), order
 
 
+@constant
 def _is_diagonal(pattern: Pattern) -> bool:
     n = pattern.nnz
     if pattern.shape != (n, n):
         return False
     ends = torch.arange(n + 1, device=pattern.device, dtype=pattern.col.dtype)
-    return torch.equal(pattern.crow, ends) and torch.equal(pattern.col, ends[:-1])
+    return equal(pattern.crow, ends) and equal(pattern.col, ends[:-1])
 
 
+@constant
 def _diagonal_places(pattern: Pattern) -> Tensor | None:
     """Where the entries of the diagonal are, if each is stored, once."""
     places = (pattern.rows() == pattern.col).nonzero()[:, 0]
     n = pattern.shape[0]
     each = torch.arange(n, device=pattern.device, dtype=pattern.col.dtype)
-    return places if len(places) == n and torch.equal(pattern.col[places], each) else None
+    return places if len(places) == n and equal(pattern.col[places], each) else None
 
 
 def _onto(values: Tensor, places: Tensor, d: Tensor) -> Tensor:
@@ -146,8 +154,12 @@ def diagonal_pattern(d: Tensor) -> Pattern:
     require_dense("d", d)
     if d.dim() == 0:
         raise ValueError(sentence("d is a number; a diagonal (*batch, n) is needed.", remedy="Use d.expand(n)."))
-    n = d.shape[-1]
-    ends = torch.arange(n + 1, device=d.device)
+    return _diagonal_of(d.shape[-1], d.device)
+
+
+@constant
+def _diagonal_of(n: int, device: torch.device) -> Pattern:
+    ends = torch.arange(n + 1, device=device)
     return unchecked(ends, ends[:-1].clone(), (n, n))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .arithmetic import Arithmetic
 from .errors import sentence
 from .indices import pointers
+from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
@@ -31,12 +33,21 @@ def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
         require_batches(batch, A.values.shape[:-1], f"block {place}", "the blocks before")
         batch = torch.broadcast_shapes(batch, A.values.shape[:-1])
     values = torch.cat([A.values.expand(*batch, A.values.shape[-1]) for _, A in there], dim=-1)
+    parts = (x for place, A in there for x in (place, A.pattern))
+    pattern, order = _side_by_side(tuple(heights), tuple(widths), *parts)
+    return values[..., order], pattern
+
+
+@constant
+def _side_by_side(heights: tuple[int, ...], widths: tuple[int, ...], *parts: Any) -> tuple[Pattern, Tensor]:
+    """The entries of patterns, each after its place, and their order."""
+    there = list(zip(parts[::2], parts[1::2], strict=True))
     shape = sum(heights), sum(widths)
-    wide = max(*shape, values.shape[-1]) >= 2**31  # for numbers of 32 bits
-    row = torch.cat([_index(A.pattern.rows(), wide) + sum(heights[:i]) for (i, _), A in there])
-    col = torch.cat([_index(A.pattern.col, wide) + sum(widths[:j]) for (_, j), A in there])
+    wide = max(*shape, sum(pattern.nnz for _, pattern in there)) >= 2**31  # for numbers of 32 bits
+    row = torch.cat([_index(pattern.rows(), wide) + sum(heights[:i]) for (i, _), pattern in there])
+    col = torch.cat([_index(pattern.col, wide) + sum(widths[:j]) for (_, j), pattern in there])
     order = torch.argsort(row, stable=True)
-    return values[..., order], unchecked(pointers(row[order], shape[0]), col[order], shape)
+    return unchecked(pointers(row[order], shape[0]), col[order], shape), order
 
 
 def of_dense(D: Tensor) -> tuple[Tensor, Pattern]:
@@ -45,9 +56,12 @@ def of_dense(D: Tensor) -> tuple[Tensor, Pattern]:
     if D.dim() < 2:
         raise ValueError(sentence(f"D has shape {tuple(D.shape)}; (*batch, rows, columns) is needed."))
     m, n = D.shape[-2:]
-    crow = n * torch.arange(m + 1, device=D.device)
-    col = torch.arange(n, device=D.device).repeat(m)
-    return D.reshape(*D.shape[:-2], m * n), unchecked(crow, col, (m, n))
+    return D.reshape(*D.shape[:-2], m * n), _full(m, n, D.device)
+
+
+@constant
+def _full(m: int, n: int, device: torch.device) -> Pattern:
+    return unchecked(n * torch.arange(m + 1, device=device), torch.arange(n, device=device).repeat(m), (m, n))
 
 
 def _index(i: Tensor, wide: bool) -> Tensor:

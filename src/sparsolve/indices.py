@@ -16,6 +16,7 @@ __all__ = [
     "check_form",
     "check_indices",
     "check_places",
+    "equal",
     "have_numbers",
     "pointers",
     "readable",
@@ -55,6 +56,16 @@ def _rows_by_search(crow: Tensor, nnz: int) -> Tensor:
 def readable(*indices: Tensor) -> bool:
     """Whether the numbers of these tensors can be read here; while compiling they cannot."""
     return not torch.compiler.is_compiling() and have_numbers(*indices)
+
+
+def equal(a: Tensor, b: Tensor) -> bool:
+    """Whether two index tensors are known to be equal; not where a trace keeps their numbers to itself."""
+    try:
+        return have_numbers(a, b) and torch.equal(a, b)
+    except RuntimeError as error:
+        if of_device(error):
+            raise
+        return False
 
 
 def have_numbers(*indices: Tensor) -> bool:

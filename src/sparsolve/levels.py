@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,21 @@ from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _l
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
 
-__all__ = ["EAGER", "is_followed", "is_wrapped", "numbers", "on_the_ground", "one_level_out", "outside_transforms"]
+__all__ = [
+    "EAGER",
+    "constant",
+    "is_followed",
+    "is_wrapped",
+    "numbers",
+    "on_the_ground",
+    "one_level_out",
+    "outside_transforms",
+    "unwrapped",
+]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -40,6 +55,37 @@ def outside_transforms() -> Iterator[None]:
         return
     with temporarily_clear_interpreter_stack():
         yield
+
+
+def constant(f: Callable[P, R]) -> Callable[P, R]:
+    """`f` of index tensors and of patterns, as if no transform were active, unless vmap has batched one of them.
+
+    What is made inside of a level is wrapped by it, constant or not: it could not be copied afterwards, nor used one level further out.
+    """
+
+    @wraps(f)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling() or not _transforming():
+            return f(*args, **kwargs)
+        plain: Any = [unwrapped(a) if isinstance(a, Tensor) else a for a in args]
+        if any(map(_has_wrapped, plain)):
+            return f(*args, **kwargs)
+        with temporarily_clear_interpreter_stack():
+            return f(*plain, **kwargs)
+
+    return call
+
+
+def unwrapped(t: Tensor) -> Tensor:
+    """A tensor of indices without the wrappers of levels that do not batch it: itself, mostly."""
+    while not torch.compiler.is_compiling() and is_wrapped(t) and not _is_batched(t):
+        t = _get_unwrapped(t)
+    return t
+
+
+def _has_wrapped(indices: Any) -> bool:
+    parts = [indices] if isinstance(indices, Tensor) else [getattr(indices, name, None) for name in ("crow", "col")]
+    return any(isinstance(t, Tensor) and is_wrapped(t) for t in parts)
 
 
 def _states() -> tuple[Any, Any, frozenset[int]]:

@@ -13,13 +13,14 @@ from .indices import (
     check_form,
     check_indices,
     check_places,
-    have_numbers,
+    equal,
     pointers,
     readable,
     renumbered,
     rows,
     sizes,
 )
+from .levels import constant, unwrapped
 
 __all__ = ["Pattern", "unchecked"]
 
@@ -50,14 +51,15 @@ class Pattern:
     __slots__ = ("__weakref__", "col", "crow", "shape")
 
     def __init__(self, crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:
-        self.crow = crow
-        self.col = col
+        self.crow = unwrapped(crow) if isinstance(crow, Tensor) else crow  # the checks refuse it
+        self.col = unwrapped(col) if isinstance(col, Tensor) else col
         self.shape = sizes(shape)
-        check_form(crow, col, self.shape)
-        if readable(crow, col):
-            check_entries(crow, col, self.shape)
+        check_form(self.crow, self.col, self.shape)
+        if readable(self.crow, self.col):
+            check_entries(self.crow, self.col, self.shape)
 
     @classmethod
+    @constant
     def from_coo(cls, row: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[Pattern, Tensor]:
         """The pattern of entries `(row[e], col[e])`, duplicates kept, and the order that their values have on it.
 
@@ -102,6 +104,7 @@ class Pattern:
         """Where the index tensors are."""
         return self.col.device
 
+    @constant
     def rows(self) -> Tensor:
         """`(nnz,)`: the row of every entry.
 
@@ -117,8 +120,9 @@ class Pattern:
             check_entries(self.crow, self.col, self.shape)
             raise
 
+    @constant
     def adjoint(self) -> tuple[Pattern, Tensor]:
-        """The pattern of `Aᴴ`, and the order that the values of `A` have on it; made anew by each call, within the transforms active there.
+        """The pattern of `Aᴴ`, and the order that the values of `A` have on it; made anew by each call.
 
         >>> import torch, sparsolve as sps
         >>> pattern = sps.Pattern(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0]), (2, 2))
@@ -129,6 +133,7 @@ class Pattern:
         crow = pointers(self.col[order], self.shape[1])
         return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
 
+    @constant
     def submatrix(self, rows: Tensor, columns: Tensor | None = None) -> tuple[Pattern, Tensor]:
         """The pattern of `A[rows][:, columns]`, and which entries of A it has, in its order.
 
@@ -183,8 +188,7 @@ class Pattern:
             return False
         if self.col.dtype != other.col.dtype:
             return False
-        read = have_numbers(self.crow, self.col, other.crow, other.col)
-        return read and torch.equal(self.crow, other.crow) and torch.equal(self.col, other.col)
+        return equal(self.crow, other.crow) and equal(self.col, other.col)
 
     def __hash__(self) -> int:
         return hash((self.shape, self.nnz))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import sentence
 from .indices import check_entries, have_numbers, pointers
+from .levels import constant
 from .operands import require_batches, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
@@ -36,23 +37,35 @@ def product(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Ten
     if a.device != b.device:
         raise ValueError(sentence(f"A is on {a.device} and B on {b.device}.", remedy="Use A.to(device)."))
     require_batches(a.shape[:-1], b.shape[:-1], "B")
+    p, q, form, order, place = _terms(pattern, other)
+    return _summed(a[..., p] * b[..., q], form, order, place)
+
+
+@constant
+def _terms(pattern: Pattern, other: Pattern) -> tuple[Tensor, Tensor, Pattern, Tensor, Tensor]:
+    """The entries that meet, and where their products go."""
     k, starts = pattern.col.long(), other.crow.long()
     met = starts.diff()[k]  # by each entry of A
     p = torch.repeat_interleave(torch.arange(pattern.nnz, device=k.device), met)
     q = torch.arange(len(p), device=k.device) + (starts[k] - met.cumsum(0) + met)[p]
-    form = pattern.rows().long()[p], other.col.long()[q], (pattern.shape[0], other.shape[1])
     narrow = pattern.col.dtype == other.col.dtype == torch.int32
-    return _summed(a[..., p] * b[..., q], *form, torch.int32 if narrow else torch.int64)
+    row, col, shape = pattern.rows().long()[p], other.col.long()[q], (pattern.shape[0], other.shape[1])
+    return p, q, *_places(row, col, shape, torch.int32 if narrow else torch.int64)
 
 
 @_outside  # type: ignore[untyped-decorator]
 def coalesced(values: Tensor, pattern: Pattern) -> tuple[Tensor, Pattern]:
     """One entry for each place, in the order of rows and columns; the pattern itself where it is like that."""
     _look(values, pattern)
-    row, col = pattern.rows(), pattern.col
-    if bool(((row[1:] > row[:-1]) | (col[1:] > col[:-1])).all()):
+    if _is_canonical(pattern):
         return values, pattern
-    return _summed(values, row, col, pattern.shape, col.dtype)
+    return _summed(values, *_places(pattern.rows(), pattern.col, pattern.shape, pattern.col.dtype))
+
+
+@constant
+def _is_canonical(pattern: Pattern) -> bool:
+    row, col = pattern.rows(), pattern.col
+    return bool(((row[1:] > row[:-1]) | (col[1:] > col[:-1])).all())
 
 
 def _look(values: Tensor, pattern: Pattern) -> None:
@@ -64,10 +77,9 @@ def _look(values: Tensor, pattern: Pattern) -> None:
     check_entries(pattern.crow, pattern.col, pattern.shape)  # of a tensor's, which no solve has checked
 
 
-def _summed(
-    values: Tensor, row: Tensor, col: Tensor, shape: tuple[int, int], dtype: torch.dtype
-) -> tuple[Tensor, Pattern]:
-    """Entries in the order of their rows, those for one place added up."""
+@constant
+def _places(row: Tensor, col: Tensor, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Pattern, Tensor, Tensor]:
+    """The pattern with one entry for each place, entries in its order, and which of its entries each is part of."""
     order = torch.argsort(col, stable=True)
     order = order[torch.argsort(row[order], stable=True)]
     row, col = row[order], col[order]
@@ -75,6 +87,11 @@ def _summed(
     first[1:] = (row[1:] != row[:-1]) | (col[1:] != col[:-1])
     place = first.cumsum(0) - 1
     row, col = row[first], col[first]
-    sums = values.new_zeros(*values.shape[:-1], len(row)).index_add(-1, place, values[..., order])
     dtype = torch.int64 if len(row) >= 2**31 else dtype
-    return sums, unchecked(pointers(row.to(dtype), shape[0]), col.to(dtype), shape)
+    return unchecked(pointers(row.to(dtype), shape[0]), col.to(dtype), shape), order, place
+
+
+def _summed(values: Tensor, pattern: Pattern, order: Tensor, place: Tensor) -> tuple[Tensor, Pattern]:
+    """Those for one place added up."""
+    sums = values.new_zeros(*values.shape[:-1], pattern.nnz)
+    return sums.index_add(-1, place, values[..., order]), pattern
