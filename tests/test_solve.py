@@ -650,6 +650,10 @@ def test_the_residual_reported_does_not_overflow(size: float):
         (lambda A, b: sps.solve(A, b.to(torch.bool)), r"b has dtype torch.bool.*\.to\(torch.float64\)"),
         (lambda A, b: sps.solve(A, b, sps.CG(), x0=b.to_sparse()), "x0 must be dense"),
         (lambda A, b: sps.solve(A, [1.0]), "not of float"),
+        (
+            lambda A, b: sps.solve(sps.SparseMatrix(A.to_torch(), A.pattern), b),
+            r"values are a tensor of torch.sparse_csr.*SparseMatrix.from_torch\(T\)",
+        ),
         (lambda A, b: sps.solve(A, b, adjoint="N"), "adjoint is 'N'; True or False is needed.*A.mT"),
         (lambda A, b: sps.solve_with_info(A, b, adjoint=1), "adjoint is 1; True or False"),
         (lambda A, b: sps.matmul(A, b, adjoint=None), "adjoint is None; True or False"),

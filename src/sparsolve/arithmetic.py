@@ -175,7 +175,7 @@ def require_scalar(s: Any) -> Any:
     what = f"a tensor of shape {tuple(s.shape)}" if isinstance(s, Tensor) else f"a {type(s).__name__}"
     raise TypeError(
         sentence(
-            f"A is multiplied by {what}; a number, or a tensor of no dimensions, is needed.",
+            f"A is multiplied or divided by {what}; a number, or a tensor of no dimensions, is needed.",
             "To scale rows or columns, or to make a batch, perhaps.",
             "Scale the values: A.values * d[A.pattern.rows()] for rows, * d[A.pattern.col] for columns, * s[:, None] for a batch.",
         )

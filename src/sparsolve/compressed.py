@@ -103,8 +103,8 @@ def of_entries(values: Tensor, pattern: Pattern, layout: torch.layout) -> Tensor
     if values.dim() != 1:
         raise TypeError(
             sentence(
-                f"values have shape {tuple(values.shape)}; a batch has no torch sparse tensor.",
-                remedy="Convert one matrix at a time.",
+                f"values have shape {tuple(values.shape)}; a batch is no torch tensor, and no SciPy matrix.",
+                remedy="Convert one at a time, SparseMatrix(A.values[k], A.pattern).",
             )
         )
     if layout is torch.sparse_coo:

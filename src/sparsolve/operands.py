@@ -122,13 +122,22 @@ def require_dtype(name: str, t: Tensor) -> None:
 
 def require_length(values: Tensor, pattern: Pattern) -> None:
     """Refuse what is not one number, or one batch of numbers, for each entry."""
-    require_dense("A's values", values)
+    _require_values(values)
     if values.dim() == 0 or values.shape[-1] != pattern.nnz:
         raise ValueError(
             sentence(
                 f"values have shape {tuple(values.shape)}; the pattern has {pattern.nnz} entries, so (*batch, {pattern.nnz}) is needed."
             )
         )
+
+
+def _require_values(values: Tensor) -> None:
+    if isinstance(values, Tensor) and not is_dense(values):
+        fact = f"A's values are a tensor of {values.layout}; one number for each entry of the pattern is needed."
+        raise TypeError(
+            sentence(fact, remedy="A sparse tensor T has a pattern of its own: SparseMatrix.from_torch(T).")
+        )
+    require_dense("A's values", values)
 
 
 def is_vector(values: Tensor, pattern: Pattern, b: Tensor, rows: int) -> bool:
@@ -171,9 +180,10 @@ def _column(x: Tensor) -> Tensor:
 
 def _dtype(values: Tensor, pattern: Pattern, b: Tensor, name: str) -> torch.dtype:
     """The dtype of the result, or why there is none."""
-    for what, whose, t in (("A's values", "A", values), (name, name, b)):
-        require_dense(what, t)
-        require_dtype(whose, t)
+    _require_values(values)
+    require_dense(name, b)
+    require_dtype("A", values)
+    require_dtype(name, b)
     if values.device != b.device or values.device != pattern.device:
         raise ValueError(
             sentence(

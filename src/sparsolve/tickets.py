@@ -138,9 +138,9 @@ def redeem(name: str) -> Any:
         if name not in _THINGS:
             raise SolveError(
                 sentence(
-                    f"The solver callable {name!r} is not in this process's table.",
-                    "Either more than a thousand other callables came since, or the graph was exported by another process.",
-                    "Define the callable once, outside the loop; export graphs with a solver record such as LU().",
+                    f"The callable or preconditioner {name!r} is not in this process's table.",
+                    "A graph that names it is all that was left of a record, more than a thousand other callables came since, or another process exported it.",
+                    "Keep the record as long as the graph; define a callable once, outside the loop; export graphs with a record such as LU().",
                 )
             )
         _THINGS.move_to_end(name)
