@@ -825,7 +825,14 @@ MISTAKES = [
         "(values, require_pattern(pattern).adjoint()[0])",
         "layouts",
     ),
-    Mistake("a sum with the values in the old order", arithmetic.added, "values[..., order]", "values", "layouts"),
+    Mistake(
+        "a sum with the values in the old order",
+        arithmetic.added,
+        "ordered(values, *_side_by_side(pattern, other))",
+        "(values, _side_by_side(pattern, other)[0])",
+        "layouts",
+    ),
+    Mistake("a shift onto other entries", arithmetic._onto, "places, d", "places.flip(0), d", "layouts"),
     Mistake(
         "a sum on the pattern of the first matrix",
         arithmetic.added,
@@ -844,7 +851,7 @@ MISTAKES = [
     ),
     Mistake(
         "from_coo with columns in the old order",
-        sps.Pattern.from_coo.__func__,
+        sps.Pattern.from_coo.__func__.__wrapped__,
         "col[order], shape",
         "col, shape",
         "layouts",
