@@ -545,6 +545,9 @@ MADE_INSIDE: dict[str, Any] = {
     "from_dense": lambda A: sps.SparseMatrix.from_dense(torch.ones(2, 2, dtype=F64) * A.values.sum()),
     "Pattern": lambda A: sps.SparseMatrix(A.values[:3], sps.Pattern(torch.arange(4), torch.arange(3), (3, 3))),
     "from_coo": lambda A: sps.SparseMatrix.from_coo(A.values, A.pattern.rows(), A.pattern.col, A.shape),
+    "by name": lambda A: sps.SparseMatrix(
+        A.values[:3], sps.Pattern.from_coo(row=torch.arange(3), col=torch.arange(3), shape=(3, 3))[0]
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -212,3 +213,40 @@ def test_a_property_of_one_object_waits_for_no_other():
         go_on.set()
         assert waiting.result(timeout=30) is True
     assert (quick.value, quick.found, Thing.value.__doc__) == (False, 1, "Its doc.")
+
+
+AFTER_A_FORK = """
+import os, threading, torch, sparsolve as sps
+A = sps.SparseMatrix.from_coo(torch.arange(1.0, 51), torch.arange(50), torch.arange(50), (50, 50))
+A = A + sps.SparseMatrix.from_coo(torch.ones(50), torch.arange(50), torch.arange(50).roll(7), (50, 50))
+def run():
+    sps.solve(A, torch.ones(50), sps.LU(backend="superlu"))
+thread = threading.Thread(target=run); thread.start(); thread.join()
+assert len(threading.enumerate()) > 1  # the one that holds SciPy's memory
+child = os.fork()
+if child == 0:
+    alone = [t.name for t in threading.enumerate()] == ["MainThread"]
+    os._exit(0 if alone else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+AT_EXIT = """
+import atexit, torch, sparsolve as sps
+from sparsolve.threads import each
+torch.set_num_threads(2)
+atexit.register(lambda: print(each(lambda i: i * i, 4, worthwhile=True)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_forked_child_knows_its_threads_after_a_solve_in_a_thread() -> None:
+    """SciPy's memory of a thread that is gone breaks Python's own hook off."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AFTER_A_FORK], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_work_for_threads_is_done_without_them_when_the_interpreter_ends() -> None:
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", AT_EXIT], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[0, 1, 4, 9]", done.stderr

@@ -25,9 +25,8 @@ __all__ = ["METHODS", "KrylovResult", "iterate"]
 _MARGIN = 0.99  # of the bound is what runs aim at, so that rounding seldom makes another one necessary
 _CACHED = 1 << 16  # numbers of a block of columns that are iterated together on CPU
 _ALONE = 5000  # rows from which on each column is iterated alone: its vectors fill the cache
-_TINY = {
-    c: float(f.tiny) / float(f.eps) ** 2 for c in "fd" for f in [np.finfo(c)]
-}  # a smaller ‖b‖ is iterated as one near 1
+# a smaller ‖b‖ is iterated as one near 1
+_TINY = {c: float(f.tiny) / float(f.eps) ** 2 for c in "fd" for f in [np.finfo(c)]}
 _STAGNATION = 1 - 1e-4  # a run that reduces the true residual by less is the last
 
 

@@ -68,10 +68,11 @@ def constant(f: Callable[P, R]) -> Callable[P, R]:
         if torch.compiler.is_compiling() or not _transforming():
             return f(*args, **kwargs)
         plain: Any = [unwrapped(a) if isinstance(a, Tensor) else a for a in args]
-        if any(map(_has_wrapped, plain)):
+        named: Any = {name: unwrapped(a) if isinstance(a, Tensor) else a for name, a in kwargs.items()}
+        if any(map(_has_wrapped, [*plain, *named.values()])):
             return f(*args, **kwargs)
         with temporarily_clear_interpreter_stack():
-            return f(*plain, **kwargs)
+            return f(*plain, **named)
 
     return call
 

@@ -126,6 +126,9 @@ class SparseMatrix(Arithmetic):
         Args:
             D: `(*batch, rows, columns)`. Where most of it is zero and stays so, use `from_torch(D.to_sparse_csr())`.
 
+        Raises:
+            TypeError, ValueError: not a dense tensor, or of less than two dimensions.
+
         >>> import torch, sparsolve as sps
         >>> sps.SparseMatrix.from_dense(torch.tensor([[0.0, 1.0]]))
         SparseMatrix(1 x 2, nnz=2, torch.float32, cpu)
@@ -191,20 +194,26 @@ class SparseMatrix(Arithmetic):
         return diagonal(self.values, self.pattern)
 
     def coalesce(self) -> SparseMatrix:
-        """The same matrix with one entry for each place, in the order of rows and columns, differentiably; itself where it is like that.
+        """The same matrix with one entry for each place, in the order of rows and columns, differentiably; on the same pattern where it is like that.
 
-        Not in compiled code, where the number of entries would depend on numbers. Sorts the entries.
+        Sorts the entries in each call. Not in compiled code, and on the meta device a TypeError, since how many there will be depends on numbers.
 
         >>> import torch, sparsolve as sps
         >>> twice = torch.tensor([0, 0])
         >>> sps.SparseMatrix.from_coo(torch.tensor([1.0, 2.0]), twice, twice, (1, 1)).coalesce().values
         tensor([3.])
         """
-        values, pattern = coalesced(self.values, self.pattern)
-        return self if pattern is self.pattern else SparseMatrix(values, pattern)
+        return SparseMatrix(*coalesced(self.values, self.pattern))
 
     def submatrix(self, rows: Tensor, columns: Tensor | None = None) -> SparseMatrix:
-        """`A[rows][:, columns]`, differentiably; `Pattern.submatrix` says what indices are taken.
+        """`A[rows][:, columns]`, differentiably; sorts in each call, and is not for compiled code: see `Pattern.submatrix`.
+
+        Args:
+            rows: `(m,)` indices, each once, or a mask.
+            columns: `(n,)`, likewise; None is the same as rows.
+
+        Raises:
+            TypeError, ValueError: of what are no indices, out of range, or come twice.
 
         >>> import torch, sparsolve as sps
         >>> A = sps.SparseMatrix.from_torch(torch.tensor([[2.0, 1.0], [3.0, 0.0]]).to_sparse())

@@ -175,8 +175,8 @@ class DirectFactor:
                     return _Stage(candidate.strategy, made, Rescaled(made, self._balance))
                 self._error.hermitian = matrix.known_hermitian
                 return _Stage(candidate.strategy, made, made)
-        if self._low is None and self._uneven:  # pivots of large rows were roundoff of small ones, perhaps
-            self._balance = self._balanced()
+        if self._low is None and self._balance is None and (balance := self._balanced()) is not None:
+            self._balance = balance  # pivots of large rows were roundoff of small ones, perhaps
             self._tried.clear()
             return self._next(fact, found, self._matrix())
         # LU of an indefinite matrix by a library for definite ones says nothing of singularity
