@@ -4,6 +4,8 @@
 
 *Solves* are what the exact gradient takes without the selected inverse: SuperLU's, 64 columns of the identity at a time, unchecked. Of large
 systems some columns are timed, and multiplied. New values on one pattern each time, one thread, medians of rounds in turn.
+
+A second table has batches of small matrices, value and gradient, against dense torch.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
 from gallery import GALLERY
@@ -26,6 +29,7 @@ import sparsolve as sps
 
 _COLUMNS, _BLOCKS = 64, 4  # of the identity at a time; how many of these are timed
 _DENSE = 2000  # unknowns, up to which dense torch is
+_BATCH, _SMALL = 200, (8, 32, 100, 200)  # matrices, and their unknowns
 
 
 def calls(A: Any, rounds: int) -> dict[str, float]:
@@ -61,6 +65,23 @@ def calls(A: Any, rounds: int) -> dict[str, float]:
     return found
 
 
+def small(n: int, rounds: int) -> dict[str, float]:
+    """Microseconds for each of a batch of tridiagonal matrices."""
+    A = sp.diags([1.0, 4.0, 1.0], [-1, 0, 1], shape=(n, n)).tocsr()
+    pattern = torch_pattern(A)
+    row, column = (torch.from_numpy(i.astype(np.int64)) for i in A.nonzero())
+    times: dict[str, list[float]] = {"ours": [], "dense": []}
+    for _ in range(rounds + 1):
+        v = (torch.from_numpy(A.data) * (1 + 0.1 * torch.rand(_BATCH, 1, dtype=torch.float64))).requires_grad_()
+        ours = lambda v=v: sps.slogdet(sps.SparseMatrix(v, pattern)).logabsdet.sum().backward()  # noqa: E731
+        times["ours"].append(timed(ours)[0])
+        zero = torch.zeros(_BATCH, n, n, dtype=torch.float64)
+        d = zero.index_put((torch.arange(_BATCH)[:, None], row, column), v.detach()).requires_grad_()
+        times["dense"].append(timed(lambda d=d: torch.linalg.slogdet(d).logabsdet.sum().backward())[0])
+        torch.testing.assert_close(v.grad, d.grad[:, row, column])
+    return {name: 1e6 * median(t[1:]) / _BATCH for name, t in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="the systems whose name contains this")
@@ -86,9 +107,15 @@ def main() -> None:
                 f"| {both / ms['factorization']:.2g} | {second} | {ms['solves']:.3g} | {dense} |",
                 flush=True,
             )
+    print("\n| n | of a batch of 200: value + gradient, us | dense torch, us |\n|---|---|---|")
+    few = [{"n": n, "us": small(n, options.rounds)} for n in _SMALL]
+    for case in few:
+        print(f"| {case['n']} | {case['us']['ours']:.3g} | {case['us']['dense']:.3g} |")
     if options.json:
         lines = ",\n".join(json.dumps(row) for row in rows)
-        options.json.write_text(f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n]}}\n')
+        options.json.write_text(
+            f'{{"torch": "{torch.__version__}", "rows": [\n{lines}\n], "batches": {json.dumps(few)}}}\n'
+        )
 
 
 if __name__ == "__main__":

@@ -87,9 +87,11 @@ ORDER = [
     "backends.*",  # one solver each; they do not import one another
     "backends.readable",
     "backends.inverse_derivative",
+    "backends.dense_determinant",
     "backends.determinant",
     "backends.cupy_determinant",
     "batch",
+    "determinants",
     "ops",
     "calculus",
     "coordinates",

@@ -17,8 +17,8 @@ from torch.func import grad, hessian, jvp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import ops
-from sparsolve.backends import direct, fronts, inverse_derivative, readable
+from sparsolve import determinants, log_determinant
+from sparsolve.backends import dense_determinant, determinant, direct, fronts, inverse_derivative, readable
 from sparsolve.backends.balance import balanced
 from sparsolve.backends.host import structure_of
 from systems import DTYPES, SINGULAR, SYSTEMS, grid, made, with_indices
@@ -27,6 +27,18 @@ from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
 F64, C128 = torch.float64, torch.complex128
 TOLERANCE = {torch.float32: 2e-3, torch.complex64: 2e-3, F64: 1e-10, C128: 1e-10}
+
+
+@pytest.fixture(params=["small", "superlu"])
+def both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small matrices with all their entries, and as large ones are."""
+    if request.param == "superlu":
+        monkeypatch.setattr(dense_determinant, "_SMALL", 0)
+
+
+@pytest.fixture
+def superlu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_determinant, "_SMALL", 0)
 
 
 def log_abs(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> Tensor:  # noqa: B008
@@ -61,6 +73,7 @@ def check(v: Tensor, pattern: sps.Pattern, solver: Any = sps.LU()) -> None:  # n
 # ---- values and gradients
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_gallery(name: str, dtype: torch.dtype) -> None:
@@ -70,6 +83,7 @@ def test_gallery(name: str, dtype: torch.dtype) -> None:
     check(values, with_indices(pattern, torch.int32))
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["Poisson 1-D", "Poisson 3-D", "Hermitian"])
 def test_cholesky(name: str, dtype: torch.dtype) -> None:
@@ -80,6 +94,7 @@ def test_cholesky(name: str, dtype: torch.dtype) -> None:
     assert sps.slogdet(sps.SparseMatrix(values, pattern), sps.Cholesky(backend="superlu")).sign == 1
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_patterns(seed: int, dtype: torch.dtype) -> None:
@@ -91,6 +106,7 @@ def test_random_patterns(seed: int, dtype: torch.dtype) -> None:
     check(*made(A, dtype))
 
 
+@pytest.mark.usefixtures("both")
 def test_a_path_and_a_star() -> None:
     """The deepest tree, and the flattest one."""
     n = 300
@@ -99,16 +115,19 @@ def test_a_path_and_a_star() -> None:
         check(*made(A, F64))
 
 
+@pytest.mark.usefixtures("superlu")
 def test_trees_of_one_unknown_share_fronts() -> None:
     n = 1000
     assert len(fronts.Fronts(sp.eye(n, format="csc"), 10**6).first) < n / 10
     check(*made(sp.diags(np.arange(1.0, 101)), F64))
 
 
+@pytest.mark.usefixtures("both")
 def test_several_components_and_a_diagonal() -> None:
     check(*made(sp.block_diag([grid(4, 4) + sp.eye(16), sp.eye(3) * 2, grid(30) + sp.eye(30)]), F64))
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_an_order_of_metis(dtype: torch.dtype, fresh: Any) -> None:
     pytest.importorskip("pymetis")
@@ -124,6 +143,7 @@ def test_no_unknowns() -> None:
     assert torch.autograd.grad(logabsdet, v)[0].shape == (0,)
 
 
+@pytest.mark.usefixtures("both")
 def test_extreme_sizes() -> None:
     """A determinant that no number can hold."""
     values, pattern = made(1e3 * (grid(20, 20) + sp.eye(400)), F64)
@@ -134,6 +154,7 @@ def test_extreme_sizes() -> None:
     check(values * 1e-9, pattern)
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["Poisson 2-D", "convection-diffusion", "Hermitian", "duplicates", "saddle point"])
 def test_rows_and_columns_of_any_scale(name: str, dtype: torch.dtype) -> None:
@@ -158,6 +179,7 @@ def test_rows_and_columns_of_any_scale(name: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(G, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("size", [1e-310, 1e-42, 1e37, 1e307])
 def test_numbers_at_the_ends_of_a_dtype(size: float) -> None:
     D = torch.eye(5, dtype=F64) * 4 + torch.diag(torch.ones(4, dtype=F64), 1)
@@ -166,6 +188,7 @@ def test_numbers_at_the_ends_of_a_dtype(size: float) -> None:
         assert float(sps.slogdet(A).logabsdet) == pytest.approx(5 * np.log(4 * size), rel=1e-4)
 
 
+@pytest.mark.usefixtures("both")
 def test_scales_along_a_chain() -> None:
     """Far from each other, and found over many steps."""
     n, rng = 400, np.random.default_rng(0)
@@ -178,6 +201,7 @@ def test_scales_along_a_chain() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-10)
 
 
+@pytest.mark.usefixtures("superlu")
 def test_balancing_leaves_what_needs_none(fresh: Any) -> None:
     values, pattern = SYSTEMS["Hermitian"](C128)
     structure = structure_of(pattern.crow, pattern.col, pattern.shape)
@@ -192,6 +216,7 @@ def test_balancing_leaves_what_needs_none(fresh: Any) -> None:
     assert found.total > 0
 
 
+@pytest.mark.usefixtures("both")
 def test_batches() -> None:
     values, pattern = SYSTEMS["convection-diffusion"](C128)
     many = values * (1 + 0.1 * torch.rand(2, 3, 1))
@@ -201,6 +226,71 @@ def test_batches() -> None:
     torch.testing.assert_close(tuple(got), tuple(expected))
     torch.testing.assert_close(gradient(many, pattern), inverse_entries(many, pattern))
     assert sps.slogdet(sps.SparseMatrix(many[:0], pattern)).logabsdet.shape == (0, 3)
+
+
+# ---- small matrices, several at once
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch, fresh: Any) -> list[int]:
+    """Counts the matrices that SuperLU factorizes."""
+    made_here: list[int] = []
+    right = determinant.Determinant.__init__
+    monkeypatch.setattr(determinant.Determinant, "__init__", lambda *a: made_here.append(1) or right(*a))
+    return made_here
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("solver", [sps.LU(), sps.Cholesky()], ids=str)
+def test_small_matrices_of_a_batch(dtype: torch.dtype, solver: Any, alone: list[int], monkeypatch: Any) -> None:
+    monkeypatch.setattr(dense_determinant, "_NUMBERS", 3 * 36)  # three at once
+    values, pattern = made(sp.csr_matrix(grid(2, 3) + sp.eye(6)), dtype)
+    if solver == sps.Cholesky():
+        D = oracle.dense(values, pattern)
+        values = ((D + D.mH) / 2 + 8 * torch.eye(6))[pattern.rows(), pattern.col]
+    many = values * (1 + torch.rand(7, 1).to(dtype).real)
+    check(many, pattern, solver)
+    w = torch.randn_like(many)
+    found = jvp(lambda v: gradient_of(v, pattern, solver), (many,), (w,))[1]
+    D, W = (oracle.dense(t.to(C128 if dtype.is_complex else F64), pattern) for t in (many, w))
+    expected = -(torch.linalg.inv(D) @ W @ torch.linalg.inv(D)).mH[..., pattern.rows(), pattern.col].to(dtype)
+    torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    assert (alone, sps.memo_info().factorizations) == ([], 7)
+
+
+def gradient_of(v: Tensor, pattern: sps.Pattern, solver: Any) -> Tensor:
+    return grad(lambda v: log_abs(v, pattern, solver).sum())(v)
+
+
+def test_matrices_of_a_batch_that_are_in_doubt(alone: list[int]) -> None:
+    """One is nearly singular, one has rows of very different size: each has its determinant from SuperLU, and the others theirs."""
+    values, pattern = made(sp.csr_matrix(grid(2, 3) + sp.eye(6)), F64)
+    many = values.repeat(5, 1)
+    last = pattern.rows() == 5
+    many[1, last] = many[1, (pattern.rows() == 2)] * 0 + 1e-13 * many[1, last]
+    many[3, last] *= 1e30
+    D = oracle.dense(many, pattern)
+    torch.testing.assert_close(log_abs(many, pattern), torch.linalg.slogdet(D)[1])
+    assert len(alone) == 2
+    w = torch.randn_like(many)
+    found = jvp(lambda v: gradient_of(v, pattern, sps.LU()), (many,), (w,))[1]
+    expected = torch.stack([dense_slope(v, pattern, along) for v, along in zip(many, w, strict=True)])
+    for f, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(f, e, rtol=1e-9, atol=1e-9 * float(e.abs().max()))
+
+
+def test_a_singular_matrix_among_small_ones_is_named(alone: list[int]) -> None:
+    values, pattern = made(sp.csr_matrix(grid(2, 3) + sp.eye(6)), F64)
+    many = values.repeat(4, 1)
+    many[2] = 1.0 * (pattern.rows() == 0)
+    with pytest.raises(sps.SingularMatrixError, match="batch index 2"):
+        log_abs(many, pattern)
+
+
+def test_a_named_backend_is_asked(alone: list[int]) -> None:
+    values, pattern = SYSTEMS["Poisson 1-D"](F64)
+    check(values, pattern, sps.LU(backend="superlu"))
+    assert len(alone) == 1
 
 
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
@@ -271,11 +361,13 @@ SECOND = "hessian_A hessian_mixed jacrev_jacrev jacfwd_jacfwd jacrev_jacfwd jvp_
 SECOND += " jvp_of_vjp jvp_jvp_jvp jvp_grad_jvp grad_jvp_jvp grad_grad_grad grad_of_hvp vmap_hvp hvp_of_vmap"
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("transform", SECOND.split())
 def test_eager_as_of_large_matrices(transform: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverse_derivative, "_FEW", 3)
-    monkeypatch.setattr(ops, "COLUMNS", 3)
+    for module in (determinants, log_determinant):
+        monkeypatch.setattr(module, "COLUMNS", 3)
     agree(lambda call: call, transform, dtype)
 
 
@@ -291,10 +383,12 @@ def test_compiled(transform: str, dtype: torch.dtype) -> None:
     agree(aot, transform, dtype)
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("transform", ["hessian_A", "vjp_of_jvp", "grad_of_hvp", "vmap_hvp"])
 def test_compiled_as_of_large_matrices(transform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inverse_derivative, "_FEW", 3)
-    monkeypatch.setattr(ops, "COLUMNS", 3)
+    for module in (determinants, log_determinant):
+        monkeypatch.setattr(module, "COLUMNS", 3)
     agree(aot, transform, F64)
 
 
@@ -304,6 +398,7 @@ def test_inductor(transform: str) -> None:
     agree(inductor, transform, F64)
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("name", ["convection-diffusion", "Helmholtz"])
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_gradcheck(name: str, dtype: torch.dtype) -> None:
@@ -326,6 +421,7 @@ def test_opcheck(op: str, dtype: torch.dtype) -> None:
         torch.library.opcheck(getattr(torch.ops.sparsolve, op).default, args)
 
 
+@pytest.mark.usefixtures("both")
 def test_lazy_bits() -> None:
     values, pattern = SYSTEMS["Helmholtz"](C128)
     check(values.conj(), pattern)
@@ -364,6 +460,7 @@ def test_a_batched_pattern_is_refused() -> None:
 # ---- what is counted
 
 
+@pytest.mark.usefixtures("superlu")
 def test_counts(fresh: Any) -> None:
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     f = partial(log_abs, pattern=pattern)
@@ -376,6 +473,7 @@ def test_counts(fresh: Any) -> None:
     assert (sps.memo_info().factorizations, sps.memo_info().analyses) == (5, 1)
 
 
+@pytest.mark.usefixtures("superlu")
 def test_fronts_are_found_once(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     found: list[Any] = []
@@ -391,6 +489,7 @@ def test_fronts_are_found_once(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(found) == 1
 
 
+@pytest.mark.usefixtures("both")
 def test_threads(fresh: Any) -> None:
     values, pattern = SYSTEMS["convection-diffusion"](C128)
     sizes = [1.0 + 0.1 * (i % 3) for i in range(16)]
@@ -404,6 +503,7 @@ def test_threads(fresh: Any) -> None:
 # ---- what is not believed
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_nothing_is_solved_for_where_the_fronts_are_right(
@@ -414,6 +514,7 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
     gradient(*SYSTEMS[name](dtype))
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("kind", ["hermitian", "general"])
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +532,7 @@ def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, mo
     check(values, pattern)
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("name", ["Poisson 2-D", "saddle point", "duplicates"])
 def test_solved_where_fronts_are_too_large(
@@ -459,6 +561,7 @@ def test_too_much_fill(fresh: Any) -> None:
         fronts.Fronts(large, 500)
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("wrong", ["lower", "upper", "nan"])
 def test_a_wrong_inverse_is_solved_for(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     right = readable.selected_inverse
@@ -495,7 +598,10 @@ def fits(v: Tensor, pattern: sps.Pattern, w: Tensor, rtol: float = 1e-9) -> None
 
 @pytest.fixture
 def unsolved(monkeypatch: pytest.MonkeyPatch, fresh: Any) -> None:
-    monkeypatch.setattr(ops, "_solved_between", lambda *_: pytest.fail("the complex step was not believed"))
+    monkeypatch.setattr(dense_determinant, "_SMALL", 0)
+    monkeypatch.setattr(
+        determinants.Determinants, "_solved", lambda *_: pytest.fail("the complex step was not believed")
+    )
 
 
 def large(kind: str, dtype: torch.dtype = F64) -> tuple[Tensor, sps.Pattern]:
@@ -563,6 +669,7 @@ def test_a_hessian_takes_one_factorization_for_each_direction(unsolved: None, mo
     assert sps.memo_info().factorizations == 1
 
 
+@pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("wrong", ["fronts", "factor", "complex"])
 def test_solved_for_where_the_complex_step_fails(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     right = inverse_derivative.Factor.inverse
@@ -593,6 +700,7 @@ def test_solved_for_where_the_complex_step_fails(wrong: str, fresh: Any, monkeyp
 # ---- entries of the inverse
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("name", ["duplicates", "unsorted", "convection-diffusion", "circuit", "permuted"])
 def test_entries_of_the_inverse(name: str, dtype: torch.dtype) -> None:
@@ -611,6 +719,7 @@ def variances(v: Tensor, pattern: sps.Pattern) -> Tensor:
     return sps.inverse_entries(sps.SparseMatrix(v, pattern), sps.Cholesky()).diagonal()
 
 
+@pytest.mark.usefixtures("both")
 def test_derivatives_of_the_entries_of_the_inverse() -> None:
     """Of a sum of matrices, whose diagonal entries are several."""
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
@@ -648,6 +757,7 @@ def test_entries_of_the_inverse_of_a_sparse_tensor() -> None:
 # ---- as other functions of torch
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_what_is_returned_may_be_written_to(batch: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -662,6 +772,7 @@ def test_what_is_returned_may_be_written_to(batch: tuple[int, ...], dtype: torch
     torch.testing.assert_close(leaf.grad, gradient(leaf, pattern))
 
 
+@pytest.mark.usefixtures("both")
 def test_autocast_leaves_derivatives_alone() -> None:
     values, pattern = SYSTEMS["circuit"](torch.float32)
     f, w = lambda v: log_abs(v, pattern), torch.rand_like(values)
@@ -675,6 +786,7 @@ def test_autocast_leaves_derivatives_alone() -> None:
 # ---- what is refused
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("name", SINGULAR)
 def test_singular(name: str, dtype: torch.dtype) -> None:
@@ -684,6 +796,7 @@ def test_singular(name: str, dtype: torch.dtype) -> None:
         log_abs(values, pattern)
 
 
+@pytest.mark.usefixtures("superlu")
 def test_a_factor_that_is_a_little_off_has_no_determinant(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A solution would be refined; a determinant is as good as its factor is."""
     substitute = direct.DirectFactor._substitute
@@ -695,12 +808,14 @@ def test_a_factor_that_is_a_little_off_has_no_determinant(fresh: Any, monkeypatc
         sps.slogdet(A)
 
 
+@pytest.mark.usefixtures("both")
 def test_singular_in_a_batch() -> None:
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
     with pytest.raises(sps.SingularMatrixError, match="batch index 1"):
         log_abs(torch.stack([values, 0 * values]), pattern)
 
 
+@pytest.mark.usefixtures("both")
 def test_not_positive_definite() -> None:
     values, pattern = SYSTEMS["Hermitian"](F64)
     with pytest.raises(sps.NotPositiveDefiniteError, match="Cholesky needs"):
@@ -712,6 +827,7 @@ def test_not_positive_definite() -> None:
         log_abs(*SYSTEMS["convection-diffusion"](F64), sps.Cholesky())
 
 
+@pytest.mark.usefixtures("both")
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_not_finite(bad: float) -> None:
     values, pattern = SYSTEMS["Poisson 2-D"](F64)
@@ -743,6 +859,7 @@ def test_refusals() -> None:
         sps.slogdet(sps.SparseMatrix(values, values))  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("both")
 def test_nothing_is_modified() -> None:
     values, pattern = SYSTEMS["duplicates"](F64)
     before = values.clone(), pattern.crow.clone(), pattern.col.clone()

@@ -22,9 +22,20 @@ from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 import oracle
 import sparsolve as sps
-from sparsolve import arithmetic, array_key, batch, calculus, compressed, log_determinant, ops, registration
+from sparsolve import (
+    arithmetic,
+    array_key,
+    batch,
+    calculus,
+    compressed,
+    determinants,
+    log_determinant,
+    ops,
+    registration,
+)
 from sparsolve.backends import (
     backward_error,
+    dense_determinant,
     determinant,
     direct,
     host,
@@ -372,6 +383,8 @@ def refusal() -> None:
     for v in (values, torch.stack([values, 2 * values])):
         with pytest.raises(sps.SingularMatrixError):
             sps.solve(sps.SparseMatrix(v, pattern), torch.arange(6.0, dtype=torch.float64))
+        with pytest.raises(sps.SingularMatrixError):
+            sps.slogdet(sps.SparseMatrix(v.float(), pattern))
 
 
 def wrong_factor() -> None:
@@ -391,7 +404,14 @@ def wrong_factor() -> None:
             _solved(v, _pattern(), rhs)
 
 
-def log_determinant_of(real: bool) -> None:
+def log_determinant_of(real: bool, small: int = 0) -> None:
+    """What is known of it where matrices up to this many unknowns have all their entries."""
+    with mock.patch.object(dense_determinant, "_SMALL", small):
+        sps.clear_memo()
+        _log_determinant(real)
+
+
+def _log_determinant(real: bool) -> None:
     """Value, sign, gradient, tangent and second derivatives of `slogdet`, of an odd permutation of rows, against dense code."""
     v, along, pattern = (
         f(torch.float64 if real else torch.complex128)
@@ -420,7 +440,12 @@ def log_determinant_of(real: bool) -> None:
 
 def inverse_derivative_of(real: bool) -> None:
     """First and second derivatives of the gradient of `slogdet`, as they are of large matrices."""
-    with mock.patch.object(ops, "COLUMNS", 3), mock.patch.object(inverse_derivative, "_FEW", 3):
+    with (
+        mock.patch.object(determinants, "COLUMNS", 3),
+        mock.patch.object(log_determinant, "COLUMNS", 3),
+        mock.patch.object(inverse_derivative, "_FEW", 3),
+        mock.patch.object(dense_determinant, "_SMALL", 0),
+    ):
         v, w = (f(torch.float64 if real else torch.complex128) for f in (_values, lambda d: _random(4, d, NNZ)))
         P = _pattern()
 
@@ -444,6 +469,7 @@ INSTRUMENTS: dict[str, Callable[[], None]] = (
     }
     | {f.__name__: f for f in (adjoint_identity, layouts, counts, wrong_hits, lazy_bits, report, refusal, wrong_factor)}
     | {f"log_determinant {name}": partial(log_determinant_of, name == "real") for name in ("real", "complex")}
+    | {f"dense_determinant {name}": partial(log_determinant_of, name == "real", 100) for name in ("real", "complex")}
     | {f"inverse_derivative {name}": partial(inverse_derivative_of, name == "real") for name in ("real", "complex")}
 )
 
@@ -725,17 +751,45 @@ MISTAKES = [
     ),
     Mistake(
         "A⁻ᴴ Wᴴ A⁻ᴴ without the adjoint of W",
-        ops._solved_between,
+        determinants.Determinants._solved,
         "unit, adjoint=False)",
         "unit, adjoint=True)",
         "log_determinant real",
     ),
     Mistake(
         "derivative of the inverse, solved for, without its minus sign",
-        ops._solved_between,
+        determinants.Determinants._solved,
         "total = total + on",
         "total = total - on",
         "log_determinant real, log_determinant complex, inverse_derivative complex",
+    ),
+    Mistake(
+        "Ā of log det without its conj, a small matrix",
+        dense_determinant.Small._at_entries,
+        ".conj()",
+        "",
+        "dense_determinant complex",
+    ),
+    Mistake(
+        "Ā of log det transposed, a small matrix",
+        dense_determinant.Small._at_entries,
+        "self._structure.indices, self._structure.rows",
+        "self._structure.rows, self._structure.indices",
+        "dense_determinant real, dense_determinant complex",
+    ),
+    Mistake(
+        "derivative of the inverse without its minus sign, a small matrix",
+        dense_determinant.Small.derivatives,
+        "-self._at",
+        "self._at",
+        "dense_determinant real, dense_determinant complex",
+    ),
+    Mistake(
+        "condition never looked at, a small determinant",
+        dense_determinant._sure,
+        "condition * eps < _BEYOND_DOUBT",
+        "condition > 0",
+        "refusal",
     ),
     Mistake(
         "derivative of the inverse's derivative by one half of it",

@@ -27,6 +27,7 @@ from torch import Tensor
 from . import ops
 from .calculus import constant_pattern, lead, matmul, sample, summed
 from .calculus import solve as solve_columns
+from .determinants import COLUMNS
 from .errors import kind_of, sentence
 from .kept import Body
 from .matrix import SparseMatrix
@@ -83,7 +84,8 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
     Cost:
         One factorization by SuperLU, kept apart from those of `solve`; for the gradient of each `A` two to three times its flops, once. Where the
         patterns of L and U are very unlike, the gradient takes n solves instead. A second derivative in one direction takes a complex
-        factorization and the same flops with it (Squire and Trapp, 1998); 2n solves where A is complex, or small. Third ones take 5n solves.
+        factorization and the same flops with it (Squire and Trapp, 1998); 2n solves where A is complex. Third ones take 5n solves.
+        Up to 100 unknowns it is one inverse with all entries instead, for the value, the gradient and second derivatives, of many matrices at once.
 
     >>> import torch, sparsolve as sps
     >>> A = torch.tensor([[4.0, 1.0], [0.0, 2.0]], dtype=torch.float64).to_sparse().requires_grad_()
@@ -219,8 +221,8 @@ def _second(w: Tensor, c: Tensor, values: Tensor, crow: Tensor, col: Tensor, sol
     def solved(b: Tensor, adjoint: bool) -> Tensor:
         return solve_columns(values, crow, col, b, solver, adjoint)[0]
 
-    for start in range(0, n, ops.COLUMNS):
-        width = min(ops.COLUMNS, n - start)
+    for start in range(0, n, COLUMNS):
+        width = min(COLUMNS, n - start)
         unit = torch.eye(n, width, dtype=values.dtype, device=values.device).roll(start, 0)
         unit = unit.expand(*values.shape[:-1], n, width)
         u = solved(unit, True)

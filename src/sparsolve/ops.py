@@ -17,17 +17,12 @@ import torch
 from torch import Tensor
 
 from .arrays import namespace
-from .backends import device_module, solver_module
-from .batch import REPORT, Batch, Found, located
-from .errors import SolveError
-from .memo import FACTORS
+from .backends import device_module
+from .batch import REPORT, Batch, Found
+from .determinants import Determinants
 from .retention import Source
-from .solvers import asked
-from .threads import each
 
-__all__ = ["COLUMNS", "bodies", "on_its_device", "solve_and_keep", "solve_backward"]
-
-COLUMNS = 128  # of the identity at a time, where the entries of an inverse are solved for
+__all__ = ["bodies", "on_its_device", "solve_and_keep", "solve_backward"]
 
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
@@ -160,7 +155,8 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
 @_opaque("logdet")
 def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tensor, Tensor]:
     """`log |det A|` and its sign; of complex matrices `log det A` and 1. Values `(*batch, nnz)`, out `(*batch,)`."""
-    on, vs, found = _determinants(values, crow, col, solver)
+    on, vs, which = _determinants(values, crow, col, solver)
+    found = which.found()
     to, batch = namespace(vs), values.shape[:-1]
     log = to.asarray(np.array([d.log for d in found], dtype=vs.dtype))
     sign = to.asarray(np.array([d.sign for d in found], dtype=vs.real.dtype))
@@ -171,9 +167,9 @@ def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tens
 @_opaque("inverse_entries")
 def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     """`A⁻ᴴ` at A's entries: values and out `(*batch, nnz)`."""
-    on, vs, found = _determinants(values, crow, col, solver)
+    on, vs, which = _determinants(values, crow, col, solver)
     out = on.empty(vs.shape, vs)
-    for i, d in enumerate(found):
+    for i, d in enumerate(which.found()):
         out[i] = namespace(vs).asarray(d.inverse())
     return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
 
@@ -181,62 +177,16 @@ def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> T
 @_opaque("inverse_derivative")
 def inverse_derivative(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     """`−(A⁻ᴴ Wᴴ A⁻ᴴ)` at A's entries, for W with the entries w: values, w and out `(*batch, nnz)`."""
+    on, _, which = _determinants(values, crow, col, solver)
+    return on.tensor(which.derivatives(_flat(on.array(w), 1)).reshape(values.shape))  # type: ignore[no-any-return]
+
+
+def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, Determinants]:
+    """The device's module, the values as arrays, and their determinants."""
     device, n = _device(values), crow.shape[0] - 1
-    on, (record, _, _) = device_module(device), asked(solver)
-    structure = on.structure_of(crow, col, (n, n))
-    vs, ws = _flat(on.array(values), 1), _flat(on.array(w), 1)
-    out = on.empty(vs.shape, vs)
-    for i, found in enumerate(solver_module("slogdet", device).derivatives(structure, vs, ws, record)):
-        if found is None:
-            source = _source(values)
-            source = Source(source.memory, source.place + i)
-            found = -_solved_between(device, structure, vs[i : i + 1], ws[i], solver, source)
-        out[i] = namespace(vs).asarray(found)
-    return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
-
-
-def _solved_between(device: str, structure: Any, v: Any, w: Any, solver: str, source: Source) -> Any:
-    """`(A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, `Σ_k (A⁻ᴴ e_k) (A⁻¹ W e_k)ᴴ`, some columns of the identity at a time."""
-    on, n, xp = device_module(device), structure.shape[0], namespace(v)
-    W, total = on.matrix(structure, w), 0
-
-    def solved(b: Any, adjoint: bool) -> Any:
-        batch = Batch(device, structure, v, b[None], None, solver, source, adjoint=adjoint, report=False)
-        batch.solve(distinct=False)
-        return batch.x
-
-    for start in range(0, n, COLUMNS):
-        places = xp.arange(min(COLUMNS, n - start))
-        unit = xp.zeros((n, len(places)), dtype=v.dtype)
-        unit[start + places, places] = 1
-        total = total + on.sampled(structure, solved(unit, True), solved(on.multiply(W, unit, adjoint=False), False))[0]
-    return total
-
-
-def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, list[Any]]:
-    """The device's module, the values as arrays, and the determinant of each matrix, found once for the value and its gradients."""
-    device, n = _device(values), crow.shape[0] - 1
-    on, (record, key, _) = device_module(device), asked(solver)
-    module, structure, source = (
-        solver_module("slogdet", device),
-        on.structure_of(crow, col, (n, n)),
-        _source(values),
-    )
-    vs = _flat(on.array(values), 1)
-
-    def one(i: int) -> Any:
-        def remembered(make: Callable[[Any], Any]) -> Any:
-            whole = key, structure, vs.dtype, "determinant"
-            return FACTORS.get(whole, (vs[i],), make, Source(source.memory, source.place + i))
-
-        try:
-            return module.factorize(structure, vs[i], record, remembered)
-        except SolveError as error:
-            raise located(error, i if len(vs) > 1 else None, False, "determinant") from error.__cause__
-
-    first = [one(0)] if len(vs) else []  # what it finds out about the pattern, the others use
-    worthwhile = bool(first) and first[0].worth_a_thread
-    return on, vs, first + each(lambda i: one(i + 1), len(vs) - len(first), worthwhile=worthwhile)
+    on = device_module(device)
+    structure, vs = on.structure_of(crow, col, (n, n)), _flat(on.array(values), 1)
+    return on, vs, Determinants(device, structure, vs, solver, _source(values), distinct=_all_differ(values))
 
 
 def _source(values: Tensor) -> Source:

@@ -19,7 +19,7 @@ import scipy.sparse.linalg as sla
 from .host import Structure, largest
 from .strategy import Decomposition
 
-__all__ = ["Balanced", "Rescaled", "balanced", "graded", "scaled"]
+__all__ = ["Balanced", "Rescaled", "balanced", "graded", "near_one_size", "scaled"]
 
 _FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
 _EXTREME = 60.0  # powers of two away from one, likewise
@@ -60,7 +60,7 @@ def balanced(structure: Structure, values: Any) -> Balanced:
     both = _largest(structure, size)
     if not all(np.isfinite(most).all() for most in both):
         return unchanged
-    if all(np.ptp(most) <= _FAR and np.abs(most).max() <= _EXTREME for most in both):
+    if all(_near(most) for most in both):
         return unchanged
     row, column = _least_squares(structure, size)
     size -= row[structure.rows] + column[structure.indices]
@@ -72,6 +72,17 @@ def balanced(structure: Structure, values: Any) -> Balanced:
     row, column = np.rint(row).astype(np.int64), np.rint(column).astype(np.int64)
     powers = row[structure.rows] + column[structure.indices]
     return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()), row, column)
+
+
+def near_one_size(size: Any) -> Any:
+    """Whether a full matrix, or each of several `(matrices, n, n)`, with entries of these sizes, is one that `balanced` would leave alone."""
+    with np.errstate(all="ignore"):
+        return _near(np.log2(size.max(axis=-1))) & _near(np.log2(size.max(axis=-2)))
+
+
+def _near(most: Any) -> Any:
+    """Whether powers of two are near to each other, and to zero."""
+    return (np.ptp(most, axis=-1) <= _FAR) & (np.abs(most).max(axis=-1) <= _EXTREME)
 
 
 def graded(size: Any) -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..solvers import LU, Cholesky
-from . import Remembered, inverse_derivative
+from . import Remembered, dense_determinant, inverse_derivative
 from .cupy_device import Structure
 from .determinant import Determinant
 
-__all__ = ["derivatives", "factorize"]
+__all__ = ["derivatives", "factorize", "together"]
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> Determinant:
@@ -26,3 +27,14 @@ def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remember
 def derivatives(structure: Structure, values: Any, directions: Any, solver: LU | Cholesky) -> list[Any]:
     """As on the host, where all of it is done."""
     return inverse_derivative.derivatives(structure.host, values.get(), directions.get(), solver)
+
+
+def together(
+    structure: Structure, solver: LU | Cholesky
+) -> tuple[int, Callable[[Any], dense_determinant.Small]] | None:
+    """As on the host."""
+    how = dense_determinant.together(structure.host, solver)
+    if how is None:
+        return None
+    width, make = how
+    return width, lambda values: make(values.get())

@@ -12,11 +12,12 @@ from typing import Any
 from ..solvers import LU, Cholesky
 from . import Remembered
 from .balance import balanced, scaled
+from .dense_determinant import together
 from .host import Structure
 from .inverse_derivative import derivatives
 from .readable import Factor, entry_of
 
-__all__ = ["Determinant", "derivatives", "factorize"]
+__all__ = ["Determinant", "derivatives", "factorize", "together"]
 
 
 def factorize(structure: Structure, values: Any, solver: LU | Cholesky, remembered: Remembered) -> Determinant:
