@@ -100,6 +100,7 @@ ORDER = [
     "arithmetic",
     "blocks",
     "products",
+    "captured",
     "operators",
     "matrix_free",
     "matrix",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import optree
@@ -10,6 +12,7 @@ import torch
 import torch.utils._pytree as torch_pytree
 from torch import Tensor
 from torch.func import grad, hessian, jvp, vmap
+from torch.utils.checkpoint import checkpoint
 
 import sparsolve as sps
 from sparsolve import operators
@@ -289,6 +292,99 @@ def test_captured_tensors_that_something_follows() -> None:
     torch.testing.assert_close(vmap(lambda t: captures(D) * t)(torch.ones(2).double()), constant.expand(2))
     with torch.no_grad():
         torch.testing.assert_close(captures(D.clone().requires_grad_()), constant)
+
+
+def chain(p: Tensor, b: Tensor, adjoint: bool) -> Tensor:
+    """Its function captures numbers and indices that are made where the call is."""
+    h, i = torch.full((N,), 0.3, dtype=p.dtype), torch.arange(N).roll(1)
+
+    def product(p: Tensor, x: Tensor) -> Tensor:
+        return p * x + h * x[i] - 0.1 * h.cos() * torch.roll(x, 2)
+
+    return sps.solve(sps.Operator(product, p), b, SOLVERS["gmres"], adjoint=adjoint)
+
+
+@both_dtypes
+@pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda f, p: grad(f)(p),
+        lambda f, p: hessian(f)(p),
+        lambda f, p: grad(lambda p: grad(f)(p).abs().sum())(p),
+        lambda f, p: jvp(grad(f), (p,), (p.cos(),)),
+        lambda f, p: jvp(lambda p: jvp(f, (p,), (p.sin(),))[1], (p,), (p.cos(),)),
+        lambda f, p: vmap(grad(f))(torch.stack([p, 2 * p, 3 + p])),
+        lambda f, p: grad(lambda p: vmap(f)(torch.stack([p, 2 * p])).sum())(p),
+        lambda f, p: torch.func.vjp(lambda p: torch.func.vjp(f, p)[1](torch.ones_like(f(p)))[0], p)[1](p),
+    ],
+    ids=["grad", "hessian", "grad_grad", "jvp_grad", "jvp_jvp", "vmap_grad", "grad_vmap", "vjp_vjp"],
+)
+def test_captured_constants_made_inside_of_transforms(transform: Any, adjoint: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(4)
+    p, b = 4 + torch.randn(N), torch.randn(N, dtype=dtype)
+    h, i = torch.full((N,), 0.3, dtype=p.dtype), torch.arange(N).roll(1)
+    p, h = p.double(), h.double()
+
+    def loss(p: Tensor) -> Tensor:
+        return chain(p, b, adjoint).abs().square().sum()
+
+    def given(p: Tensor) -> Tensor:
+        eye = torch.eye(N, dtype=torch.float64)
+        A = torch.diag(p) + h[:, None] * eye[i] - 0.1 * h.cos()[:, None] * eye.roll(2, 0)
+        x = torch.linalg.inv((A.mH if adjoint else A).to(dtype)) @ b
+        return x.abs().square().sum()
+
+    torch.testing.assert_close(transform(loss, p), transform(given, p), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints(reentrant: bool, adjoint: bool) -> None:
+    p, b = (4 + torch.rand(N)).double().requires_grad_(), torch.rand(N).double()
+    (expected,) = torch.autograd.grad(chain(p, b, adjoint).sum(), p)
+    again = lambda p: chain(p, b, adjoint)  # noqa: E731
+    checkpoint(again, p, use_reentrant=reentrant).sum().backward()
+    assert p.grad is not None
+    torch.testing.assert_close(p.grad, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("adjoint", [False, True], ids=["plain", "adjoint"])
+def test_hooks_for_saved_tensors(adjoint: bool) -> None:
+    """They are in use again after a solve, in their order."""
+    p, b = (4 + torch.rand(N)).double().requires_grad_(), torch.rand(N).double()
+    (expected,) = torch.autograd.grad(chain(p, b, adjoint).sum(), p)
+    packed: list[str] = []
+
+    def noting(name: str) -> Any:
+        return torch.autograd.graph.saved_tensors_hooks(lambda t: (packed.append(name), t)[1], lambda t: t)
+
+    with noting("outer"):
+        with noting("inner"):
+            (found,) = torch.autograd.grad(chain(p, b, adjoint).sum(), p, create_graph=True)
+            assert set(packed) == {"inner"}
+        torch.autograd.grad(found.sum(), p)
+        (p * p).sum()
+        assert packed[-1] == "outer"
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
+def test_functions_are_forgotten() -> None:
+    """What a function captures may be large: a graph keeps it, and nobody else does."""
+    b, p = torch.rand(N).double(), (4 + torch.rand(N)).double().requires_grad_()
+    known = []
+
+    def step() -> Tensor:
+        h = torch.rand(N).double()
+        known.append(weakref.ref(h))
+        return sps.solve(sps.Operator(lambda p, x: p * x + h.roll(1) * x.roll(1), p), b, SOLVERS["gmres"]).sum()
+
+    graph = step()
+    for _ in range(5):
+        step().backward()
+    gc.collect()
+    assert [ref() is not None for ref in known] == [True] + 5 * [False]
+    graph.backward()
 
 
 def test_followed() -> None:

@@ -18,6 +18,9 @@ from torch._C import _are_functorch_transforms_active as _transforming
 from torch._C import _dispatch_tls_local_exclude_set as _excluded
 from torch._C import _dispatch_tls_local_include_set as _included
 from torch._C import _ForceDispatchKeyGuard as _dispatching
+from torch._C._autograd import _pop_saved_tensors_default_hooks as _pop_hooks
+from torch._C._autograd import _push_saved_tensors_default_hooks as _push_hooks
+from torch._C._autograd import _top_saved_tensors_default_hooks as _top_hooks
 from torch._C._functorch import _set_dynamic_layer_keys_included as _set_transforming
 from torch._C._functorch import _wrap_for_grad
 from torch._C._functorch import get_unwrapped as _get_unwrapped
@@ -29,10 +32,13 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack as _left
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 __all__ = [
     "EAGER",
     "constant",
+    "in_trace",
+    "in_transforms",
     "is_followed",
     "is_wrapped",
     "numbers",
@@ -40,6 +46,7 @@ __all__ = [
     "one_level_out",
     "outside_transforms",
     "unwrapped",
+    "without_hooks",
 ]
 
 
@@ -104,8 +111,22 @@ with ThreadPoolExecutor(1) as _elsewhere:
 @contextlib.contextmanager
 def on_the_ground() -> Iterator[None]:
     """For the body of an op that applies transforms itself: operators are dispatched as in code outside of all transforms."""
-    with _dispatching(*_USUAL), temporarily_clear_interpreter_stack():
+    with _dispatching(*_USUAL), temporarily_clear_interpreter_stack(), without_hooks():
         yield
+
+
+@contextlib.contextmanager
+def without_hooks() -> Iterator[None]:
+    """As if no hooks for saved tensors were in use, as checkpoints have them: `torch.func.vjp` refuses to begin where one is."""
+    hooks = []
+    while (hook := _top_hooks(False)) is not None:
+        hooks.append(hook)
+        _pop_hooks()
+    try:
+        yield
+    finally:
+        for hook in reversed(hooks):
+            _push_hooks(*hook)
 
 
 def one_level_out(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -122,6 +143,16 @@ def one_level_out(rule: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         _set_transforming(_level() is not None)
         result = rule(*inner)
     return _wrap_for_grad(result, level)
+
+
+def in_transforms() -> bool:
+    """Whether a transform of torch.func is active."""
+    return bool(_transforming())
+
+
+def in_trace() -> bool:
+    """Whether a graph is being made of what is called, by `make_fx` or `torch.func.linearize`."""
+    return get_proxy_mode() is not None
 
 
 def is_wrapped(t: Tensor) -> bool:
@@ -150,7 +181,8 @@ def numbers(t: Tensor) -> Tensor:
         at, t = _batch_dimension(t) if _is_batched(t) else None, _get_unwrapped(t)
         if at is not None:
             t = t.select(at, 0) if t.shape[at] else _some_numbers(t.movedim(at, 0))
-    return t.detach()
+    with outside_transforms():
+        return t.detach()
 
 
 def _some_numbers(t: Tensor) -> Tensor:

@@ -19,14 +19,14 @@ from .batch import REPORT, located, relative_residual
 from .batch import columns as columns_of
 from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
-from .levels import on_the_ground, one_level_out
+from .levels import in_trace, on_the_ground, one_level_out, without_hooks
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
-from .operators import Operator, form_of, probe, product, require_linear
+from .operators import Operator, form_of, probed, product, require_linear
 from .ops import on_its_device
 from .registration import attach
 from .result import Info, Solution
 from .solvers import cotangent, decode, split, tangent
-from .tickets import redeem, ticket
+from .tickets import keep, redeem, ticket
 
 __all__ = ["solve", "solve_with_info"]
 
@@ -64,10 +64,12 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
         )
     columns, restore, _ = as_columns(b)
     form, theta = form_of(A, b)
-    dtype = probe(form, columns, theta)
+    form, dtype = probed(form, columns, theta)
     start = None if x0 is None else as_columns(guess(x0, b, dtype))[0]
-    op = torch.ops.sparsolve.solve_operator.default
-    x, reports = op(theta, columns.to(dtype), ticket(form), solver.key, adjoint, report, start)
+    op, operator = torch.ops.sparsolve.solve_operator.default, ticket(form)
+    if in_trace():
+        keep(operator)
+    x, reports = op(theta, columns.to(dtype), operator, solver.key, adjoint, report, start)
     return restore(x), restore(reports) if report else reports
 
 
@@ -164,8 +166,9 @@ def _backward(inputs: Any, x: Tensor, needs: Any, grad: Tensor) -> tuple[Tensor 
     if needs[0]:
         u, v = (lam, x) if adjoint else (x, lam)
         form = redeem(operator)
-        pull = torch.func.vjp(lambda theta: product(form, theta, u, adjoint=False), theta)[1]
-        d_theta = -pull(v)[0]
+        with without_hooks():
+            pull = torch.func.vjp(lambda theta: product(form, theta, u, adjoint=False), theta)[1]
+            d_theta = -pull(v)[0]
     return d_theta, lam if needs[1] else None, None, None, None, None, None
 
 
@@ -184,9 +187,10 @@ def _jvp(inputs: Any, x: Tensor, tangents: Any) -> Tensor:
 
 def _along(f: Any, theta: Tensor, d_theta: Tensor) -> Tensor:
     """The derivative of f along `d_theta`, as the vjp of its vjp: forward mode may be in use here, and cannot be entered twice."""
-    y, pull, *_ = torch.func.vjp(f, theta)
-    pull_again = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
-    return pull_again(d_theta)[0]  # type: ignore[no-any-return]
+    with without_hooks():
+        y, pull, *_ = torch.func.vjp(f, theta)
+        pull_again = torch.func.vjp(lambda u: pull(u)[0], torch.zeros_like(y))[1]
+        return pull_again(d_theta)[0]  # type: ignore[no-any-return]
 
 
 def _vmap(

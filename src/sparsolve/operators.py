@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import optree
 import torch
 from torch import Tensor
 
+from .captured import Constants, constants_of
 from .errors import sentence
-from .levels import is_followed, numbers
+from .levels import is_followed, numbers, outside_transforms, without_hooks
 from .operands import DTYPES, as_columns, in_autocast, require_dense
+from .tickets import Constant
 
-__all__ = ["Form", "Operator", "apply", "form_of", "probe", "product", "require_linear"]
+__all__ = ["Form", "Operator", "apply", "form_of", "probed", "product", "require_linear"]
 
 
 class Operator:
@@ -66,14 +69,19 @@ class Operator:
         return f"Operator({getattr(self.function, '__name__', self.function)!r}, {self.params!r})"
 
 
-@dataclass(frozen=True)
-class Form:
-    """An operator without its numbers, as a function `(theta, x) -> A x` of one vector theta that holds all of them."""
+@dataclass(unsafe_hash=True)
+class Form(Constant):
+    """An operator without its numbers, as a function `(theta, x) -> A x` of one vector theta that holds all of them.
+
+    `constants` are those that the function captures, made inside of transforms. A graph that will need the form keeps it, with all that the function
+    captures, and nobody else does.
+    """
 
     function: Callable[[Any, Tensor], Tensor]
     tree: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
+    constants: Constants | None = None
 
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
         leaves, start = [], 0
@@ -84,9 +92,11 @@ class Form:
             leaves.append(leaf.to(dtype))
             start += size
         params = optree.tree_unflatten(self.tree, leaves)
-        if not in_autocast(x):
-            return self.function(params, x)
-        with torch.autocast(x.device.type, enabled=False):  # half products would be those of another operator
+        with contextlib.ExitStack() as around:
+            if self.constants is not None:
+                around.enter_context(self.constants)
+            if in_autocast(x):  # half products would be those of another operator
+                around.enter_context(torch.autocast(x.device.type, enabled=False))
             return self.function(params, x)
 
 
@@ -119,14 +129,17 @@ def _require_function(A: Operator) -> None:
         raise TypeError(sentence(f"An operator's function is a {what}; a callable (params, x) -> A x is needed."))
 
 
-def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
-    """The dtype of `A x`, from a product with the numbers of theta; refuses what a solve could not differentiate.
+def probed(form: Form, b: Tensor, theta: Tensor) -> tuple[Form, torch.dtype]:
+    """The form with the constants that its function captures, and the dtype of `A x`, from a product with the numbers of theta; refuses what a solve
+    could not differentiate.
 
     The iteration runs in an opaque op, where a derivative of anything but params would be lost without a word.
     """
-    x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
+    with outside_transforms():
+        x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
+    theta = numbers(theta)
     try:
-        y = form(numbers(theta), x)
+        y, constants = constants_of(lambda: form(theta, x))
     except RuntimeError as error:
         if all(dtype == x.dtype for dtype in form.dtypes):
             raise
@@ -152,7 +165,7 @@ def probe(form: Form, b: Tensor, theta: Tensor) -> torch.dtype:
         )
     if y.dtype not in DTYPES:
         raise TypeError(sentence(f"The operator's function returned {y.dtype}; float32, float64 or complex is needed."))
-    return torch.promote_types(y.dtype, b.dtype)
+    return replace(form, constants=constants), torch.promote_types(y.dtype, b.dtype)
 
 
 def require_linear(form: Form, theta: Tensor, b: Tensor) -> None:
@@ -204,5 +217,6 @@ def product(form: Callable[[Tensor, Tensor], Tensor], theta: Tensor, x: Tensor, 
     x = x.clone()
     if not adjoint:
         return form(theta, x)
-    pull = torch.func.vjp(lambda z: form(theta, z.clone()), torch.zeros_like(x))[1]
-    return pull(x)[0]  # type: ignore[no-any-return]
+    with without_hooks():
+        pull = torch.func.vjp(lambda z: form(theta, z.clone()), torch.zeros_like(x))[1]
+        return pull(x)[0]  # type: ignore[no-any-return]

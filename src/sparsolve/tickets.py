@@ -1,7 +1,7 @@
 """Tickets: strings that stand for Python objects where an op takes tensors, numbers and strings only.
 
 A table of this process knows the callables of the last 1024 tickets, and every `Constant` that is still alive: these may
-be large, and a record keeps its own. A graph that will ask for one later holds the object itself (`hold`, `restore`), so that
+be large, and whoever asks for a ticket keeps its own. A graph that will ask for one later holds the object itself (`hold`, `restore`), so that
 its derivatives do not depend on how long ago the ticket was written.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from .errors import SolveError, sentence
 
-__all__ = ["Constant", "has_tickets", "hold", "quoted", "redeem", "restore", "ticket"]
+__all__ = ["Constant", "has_tickets", "hold", "keep", "quoted", "redeem", "restore", "ticket"]
 
 Held = tuple[tuple[str, Any], ...]
 
@@ -95,15 +95,26 @@ def _of_constant(thing: Constant) -> str:
 
 
 def _of_callable(thing: Any) -> str:
-    """That of an equal one, or a new one; the least recently used callable leaves the table, never one of the last 1024."""
+    """That of an equal one, or a new one."""
     name = _TICKETS.get(thing)
     if name is None:
         name = _TICKETS[thing] = _new()
-        _THINGS[name] = thing
-        while len(_THINGS) > _MOST:  # `restore` may have entered several
-            _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
-    _THINGS.move_to_end(name)
+    _enter(name, thing)
     return name
+
+
+def _enter(name: str, thing: Any) -> None:
+    """Make this the last of the things that are kept; the least recently used one leaves the table, never one of the last 1024."""
+    _THINGS[name] = thing
+    _THINGS.move_to_end(name)
+    while len(_THINGS) > _MOST:  # `restore` may have entered several
+        _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
+
+
+def keep(name: str) -> None:
+    """Keep a `Constant` for a while, as a callable is: for a graph which holds its ticket alone."""
+    with _lock:
+        _enter(name, _CONSTANTS[name])
 
 
 def _new() -> str:
