@@ -21,9 +21,9 @@ class SparseSolve(nn.Module):
     def __init__(self, A: sps.SparseMatrix) -> None:
         super().__init__()
         self.shape = A.shape
-        self.register_buffer("crow", A.pattern.crow)
-        self.register_buffer("col", A.pattern.col)
-        self.values = nn.Parameter(A.values)
+        self.register_buffer("crow", A.pattern.crow.clone())  # load_state_dict writes into them
+        self.register_buffer("col", A.pattern.col.clone())
+        self.values = nn.Parameter(A.values.clone())
 
     def forward(self, b: Tensor) -> Tensor:
         pattern = sps.Pattern(self.crow, self.col, self.shape)

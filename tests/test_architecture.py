@@ -104,9 +104,9 @@ ORDER = [
     "operators",
     "matrix_free",
     "matrix",
-    "trees",
     "solve",
     "log_determinant",
+    "trees",
     "explain",
     "c4t_arguments",
     "c4t_options",
@@ -134,7 +134,10 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 PRIVATE = {
     "indices": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
     "trees": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
-    "backends.host": {"torch._neg_view"},  # flips the negative bit
+    "backends.host": {
+        "torch._neg_view",
+        "torch._C._to_dlpack_versioned",
+    },  # flips the negative bit; what `Tensor.__dlpack__` calls
     "backends.cupy_runtime": {"torch._neg_view"},
 }
 

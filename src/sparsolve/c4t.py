@@ -14,6 +14,7 @@ from .backends.named import OWN, ByName, Kept
 from .c4t_arguments import DIRECT, Selection, require_known, require_matrix, require_rhs
 from .c4t_options import OWN_NAMES, checked_options
 from .matrix import SparseMatrix
+from .operands import uncast
 from .pattern import unchecked
 from .solve import solve as _solve
 from .solvers import LU, Function, Solver
@@ -77,6 +78,7 @@ def sparse_solve_c4t(
     require_known("solve", solve)
     require_known("transpose_solve", transpose_solve)
     require_matrix(A)
+    B = uncast(B)
     require_rhs(A, B, solve, transpose_solve)
     options = checked_options(A, B, solve, transpose_solve, kwargs)
     dtype = torch.promote_types(A.dtype, torch.complex32) if B.is_complex() else A.dtype

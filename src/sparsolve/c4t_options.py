@@ -16,6 +16,7 @@ from .c4t_arguments import DIRECT, Selection
 from .compressed import dense_dimensions
 from .errors import sentence
 from .indices import check_entries, check_places
+from .levels import is_wrapped, outside_transforms, unwrapped
 from .matrix import SparseMatrix
 from .operands import require_dtype
 from .solvers import real
@@ -122,9 +123,11 @@ def _operator(A: Tensor, B: Tensor, M: Any) -> Any:
             sentence("M is complex, but A and B are real.", "x is real then.", "Give a real M, or a complex B.")
         )
     if isinstance(M, Tensor):
+        M = _unbatched("M", M)
         _require_same_device("M", A, M)
         _require_form(M)
-        _require_entries(M)
+        with outside_transforms():
+            _require_entries(M)
     else:
         _require_numbers("M", M)
     return M
@@ -158,6 +161,21 @@ def _require_operator(A: Tensor, M: Any) -> None:
                 wrap.replace("...", "M.solve", 1) if hasattr(M, "solve") else wrap,
             )
         )
+
+
+def _unbatched(name: str, t: Tensor) -> Tensor:
+    """A tensor as outside of all transforms, for which it is a constant."""
+    t = unwrapped(t)
+    if is_wrapped(t):
+        raise TypeError(
+            sentence(
+                f"{name} is batched by vmap; A and B may be, and {name} is one for all.",
+                remedy="Leave it out, or use sparsolve.solve, whose x0 may be batched."
+                if name == "x0"
+                else "Use sparsolve.solve, whose preconditioners are made from each matrix.",
+            )
+        )
+    return t
 
 
 def _require_same_device(name: str, A: Tensor, t: Tensor) -> None:
@@ -257,7 +275,9 @@ def _numbers(A: Tensor, x0: Any) -> Any:
             )
         if (x0.is_floating_point() or x0.is_complex()) and x0.dtype is not torch.float16:
             require_dtype("x0", x0)  # NumPy has no others
-        return array(x0) if A.device.type == "cpu" else x0.detach()
+        x0 = _unbatched("x0", x0)
+        with outside_transforms():
+            return array(x0) if A.device.type == "cpu" else x0.detach()
     try:
         guess = np.asarray(x0) if A.device.type == "cpu" else torch.as_tensor(x0).detach()
     except (TypeError, ValueError, RuntimeError) as error:

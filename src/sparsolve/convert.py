@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,10 +33,22 @@ from .convert_checks import (
 )
 from .errors import sentence
 from .indices import check_entries, check_form, check_places
+from .levels import constant
 
 __all__ = ["c2t_coo", "c2t_csr", "csr_parts", "t2c_coo", "t2c_csr"]
 
+F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _plain(f: F) -> F:
+    """A conversion has no derivatives: it runs as outside of transforms and of compiled code, which cannot hold SciPy's matrices."""
+    reason = sentence(
+        f"{f.__name__} is inside of compiled code, which cannot hold a matrix of SciPy.", remedy="Call it outside."
+    )
+    return torch.compiler.disable(constant(f), reason=reason)  # type: ignore[no-any-return]
+
+
+@_plain
 def t2c_csr(T: Tensor) -> sp.csr_matrix:
     """The SciPy CSR matrix of a CSR tensor.
 
@@ -78,6 +90,7 @@ def t2c_csr(T: Tensor) -> sp.csr_matrix:
     return _filled(T.shape, *(np.array(a) for a in (M.data, M.indices, M.indptr)))
 
 
+@_plain
 def t2c_coo(T: Tensor) -> sp.coo_matrix:
     """The SciPy COO matrix of a COO tensor.
 
@@ -118,7 +131,7 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
                 "Call .coalesce() first to say that this is meant.",
             ),
             UserWarning,
-            stacklevel=2,
+            stacklevel=4,  # past `_plain`
         )
         T = T.coalesce()
     if T.is_cuda:
@@ -132,6 +145,7 @@ def t2c_coo(T: Tensor) -> sp.coo_matrix:
     return M
 
 
+@_plain
 def c2t_csr(M: Any) -> Tensor:
     """The CSR tensor of a SciPy CSR matrix.
 
@@ -164,6 +178,7 @@ def c2t_csr(M: Any) -> Tensor:
     return _checked(lambda: torch.sparse_csr_tensor(*parts, size=M.shape, device="cpu", check_invariants=True))
 
 
+@_plain
 def c2t_coo(M: Any) -> Tensor:
     """The coalesced COO tensor of a SciPy COO matrix.
 

@@ -98,7 +98,7 @@ def require_matrix(M: Any, format: str) -> None:
 def undescribed(fact: str, look: str = "M.check_format() looks at them in SciPy (CSR).") -> PatternError:
     """The error for index arrays that describe no matrix; `look` says where they can be looked at."""
     cause = "They were written by hand, perhaps with one-based indices."
-    return PatternError(sentence(f"The index arrays of M do not describe a matrix: {fact}", cause, look))
+    return PatternError(sentence(f"The index arrays of M do not describe a matrix: {fact.rstrip('.')}.", cause, look))
 
 
 def unknown_dtype(T: Tensor, where: str) -> TypeError:

@@ -11,7 +11,7 @@ from .backends import device_module, solver_module
 from .errors import kind_of, sentence
 from .levels import is_wrapped
 from .matrix import SparseMatrix
-from .operands import plan, require_length, require_pattern
+from .operands import plan, require_length, require_pattern, uncast
 from .operators import Operator
 from .result import Strategy
 from .solvers import LU, Cholesky
@@ -78,7 +78,7 @@ def explain(A: SparseMatrix | Tensor, solver: LU | Cholesky | None = None) -> Ex
         return Explanation(module.suitable(structure, on.array(values), solver))
 
     with torch.no_grad():
-        return on.run(look, (matrix.values,))  # type: ignore[no-any-return]
+        return on.run(look, (uncast(matrix.values),))  # type: ignore[no-any-return]
 
 
 def _explainable(A: SparseMatrix | Tensor) -> SparseMatrix:

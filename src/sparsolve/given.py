@@ -17,7 +17,7 @@ import torch
 from .errors import sentence
 from .indices import check_entries, check_form
 from .levels import outside_transforms
-from .operands import require_dtype, require_length
+from .operands import require_dtype, require_length, uncast
 from .pattern import Pattern
 from .preconditioner_records import PreconditionerRecord
 from .solvers import LU, Cholesky, Solver
@@ -93,6 +93,7 @@ def _parts(name: str, matrix: Any) -> tuple[torch.Tensor, Pattern]:
                 remedy="Use SparseMatrix.from_torch for a sparse tensor, from_scipy for a SciPy matrix.",
             )
         )
+    values = uncast(values)
     require_length(values, pattern)
     require_dtype(f"{name}'s matrix", values)
     if pattern.shape[0] != pattern.shape[1]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from .errors import sentence
 from .operands import require_pattern
 from .pattern import Pattern
 
@@ -23,6 +25,37 @@ class Holder:
     def __init__(self, values: Tensor, pattern: Pattern) -> None:
         self.values = values
         self.pattern = pattern
+
+    @classmethod
+    def stack(cls: type[M], matrices: Sequence[M]) -> M:
+        """The batch of matrices on one pattern, `(len(matrices), *batch, nnz)`, differentiably; the `collate_fn` of a `DataLoader`, for one.
+
+        Args:
+            matrices: one at least; their patterns are equal.
+
+        Raises:
+            TypeError, ValueError: other objects, none, or different patterns.
+
+        >>> import torch, sparsolve as sps
+        >>> A = sps.SparseMatrix.from_diagonal(torch.ones(3))
+        >>> sps.SparseMatrix.stack([A, 2 * A]).values.shape
+        torch.Size([2, 3])
+        """
+        matrices = list(matrices)
+        for i, A in enumerate(matrices):
+            if not isinstance(A, cls):
+                raise TypeError(sentence(f"matrices[{i}] is a {type(A).__name__}; a SparseMatrix is needed."))
+            if A.pattern != matrices[0].pattern:
+                raise ValueError(
+                    sentence(
+                        f"matrices[{i}] has another pattern than matrices[0], {A.pattern} and {matrices[0].pattern}.",
+                        "Entries that are zero in some of them were not stored, perhaps.",
+                        "Store every entry that any of them has; or solve one after another.",
+                    )
+                )
+        if not matrices:
+            raise ValueError(sentence("There are no matrices to stack, so there is no pattern."))
+        return cls(torch.stack([A.values for A in matrices]), matrices[0].pattern)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -44,6 +77,24 @@ class Holder:
         """Number of stored entries of one matrix, stored zeros and duplicates included."""
         return self.pattern.nnz
 
+    @property
+    def ndim(self) -> int:
+        """2: batch dimensions are those of the values, as in `shape`."""
+        return 2
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the values do."""
+        return self.values.requires_grad
+
+    def size(self, dim: int | None = None) -> Any:
+        """`shape`, or one number of it."""
+        return torch.Size(self.shape) if dim is None else self.shape[dim]
+
+    def is_complex(self) -> bool:
+        """Whether the values are."""
+        return self.values.is_complex()
+
     def to(self: M, *args: Any, **kwargs: Any) -> M:
         """The matrix with `values.to(...)`, as for a tensor: another dtype, device, or both; the pattern follows to the device.
 
@@ -63,6 +114,10 @@ class Holder:
         (True, False)
         """
         return type(self)(self.values.detach(), self.pattern)
+
+    def pin_memory(self: M, *args: Any) -> M:
+        """The matrix with values in page-locked memory, as a `DataLoader(pin_memory=True)` asks for it."""
+        return type(self)(self.values.pin_memory(*args), self.pattern)
 
     def clone(self: M) -> M:
         """The matrix with values of their own memory, differentiably; the pattern is shared."""

@@ -246,7 +246,7 @@ def memo_info() -> MemoInfo:
 
 
 def clear_memo() -> None:
-    """Forget all factorizations and analyses, and set the counts to zero. Results never depend on it.
+    """Forget all factorizations and analyses, and set the counts to zero. Results depend on it by rounding at most.
 
     >>> import sparsolve as sps
     >>> sps.clear_memo()

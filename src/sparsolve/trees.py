@@ -9,9 +9,14 @@ import optree
 import torch
 import torch.utils._pytree as torch_pytree
 
+from .iterative import CG, CGS, GMRES, MINRES, BiCGStab
+from .log_determinant import SLogDet
 from .matrix import SparseMatrix
 from .operators import Operator
 from .pattern import Pattern
+from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
+from .result import Info, Solution, Status, Strategy
+from .solvers import LU, Cholesky
 
 
 def _to_json(pattern: Pattern) -> Any:
@@ -55,7 +60,9 @@ def _register(cls: type[Any], child: str, constant: str, make: Callable[..., Any
     optree.register_pytree_node(cls, apart, together_again, namespace=everywhere)
 
 
-torch.serialization.add_safe_globals([Pattern, SparseMatrix])  # arrays, checked where a Pattern is made
+# what `torch.load` may make of a file: arrays, checked where a Pattern is made, and numbers
+_RECORDS = [LU, Cholesky, CG, CGS, BiCGStab, GMRES, MINRES, Jacobi, BlockJacobi, ILU, SymmetricGaussSeidel, AMG]
+torch.serialization.add_safe_globals([Pattern, SparseMatrix, Info, SLogDet, Solution, Status, Strategy, *_RECORDS])
 _register(
     SparseMatrix, "values", "pattern", SparseMatrix, to_dumpable_context=_to_json, from_dumpable_context=_from_json
 )

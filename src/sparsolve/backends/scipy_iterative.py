@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..arrays import power_of_two
 from ..convert import t2c_csr
+from ..levels import outside_transforms
 from .host import array
 from .named import SPARSE, ByName, System, length
 
@@ -98,7 +99,8 @@ def _preconditioner(how: ByName, b: Any) -> Any:
         return None
     M = how.M.value
     if isinstance(M, Tensor):
-        M = array(M) if M.layout not in SPARSE else t2c_csr(M.detach().to_sparse_csr())
+        with outside_transforms():
+            M = array(M) if M.layout not in SPARSE else t2c_csr(M.detach().to_sparse_csr())
     M = sla.aslinearoperator(M)
     if not how.transposed or how.method in ("cg", "minres"):
         return M
