@@ -36,6 +36,7 @@ ORDER = [
     "kept",
     "registration",
     "solvers",
+    "vectors",
     "preconditioner_records",
     "given",
     "iterative",
@@ -134,10 +135,8 @@ REQUIRED = {"torch", "numpy", "scipy", "optree"}
 PRIVATE = {
     "indices": {"torch._subclasses.fake_tensor.FakeTensor"},  # indices without numbers cannot be checked
     "trees": {"torch.utils._pytree"},  # torch has no public registration of pytree nodes
-    "backends.host": {
-        "torch._neg_view",
-        "torch._C._to_dlpack_versioned",
-    },  # flips the negative bit; what `Tensor.__dlpack__` calls
+    # flips the negative bit; what `Tensor.__dlpack__` calls
+    "backends.host": {"torch._neg_view", "torch._C", "torch._C._to_dlpack_versioned"},
     "backends.cupy_runtime": {"torch._neg_view"},
 }
 

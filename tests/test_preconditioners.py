@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -14,8 +15,10 @@ import pytest
 import scipy.sparse as sp
 import scipy.sparse.linalg as sla
 import torch
+from torch.func import vmap
 
-from sparsolve import GMRES, Pattern, SparseMatrix, solve
+import sparsolve as sps
+from sparsolve import CG, GMRES, Pattern, SparseMatrix, solve
 from sparsolve.backends import host
 from sparsolve.backends.preconditioners import Preconditioner, build
 from sparsolve.errors import BackendUnavailableError, SingularMatrixError, SolveError
@@ -348,6 +351,89 @@ def test_a_hierarchy_that_pyamg_cannot_build(monkeypatch: pytest.MonkeyPatch) ->
         prepared(AMG(), poisson(4))
 
 
+# ---- near-nullspaces
+
+
+def elastic(m: int, dtype: torch.dtype = torch.float64) -> tuple[SparseMatrix, Any]:
+    """Displacements of an m x m grid, held at its boundary, point by point; and its rigid body modes."""
+    gallery = pytest.importorskip("pyamg").gallery
+    A, modes = gallery.linear_elasticity((m, m))
+    return SparseMatrix.from_scipy(A.tocsr().astype(str(dtype).split(".")[1])), modes
+
+
+def steps(A: SparseMatrix, record: AMG) -> int:
+    b = torch.ones(A.shape[0], dtype=A.dtype)
+    return int(sps.solve_with_info(A, b, CG(rtol=1e-8, preconditioner=record)).info.iterations)
+
+
+def test_rigid_body_modes() -> None:
+    A, modes = elastic(40)
+    with_modes = AMG(near_nullspace=torch.from_numpy(modes))
+    assert steps(A, with_modes) < 15
+    assert steps(A, with_modes) < steps(A, AMG()) / 2
+    assert steps(A.to(torch.complex128), AMG(near_nullspace=modes + 0j)) < 15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex128], ids=str)
+def test_the_adjoint_with_modes(dtype: torch.dtype) -> None:
+    A, modes = elastic(7)
+    skew = 1 + 0.1 * torch.sin(torch.arange(A.nnz, dtype=torch.float64))
+    B = modes.astype(np.float32) if dtype is torch.float32 else modes * (1 + 0.5j)
+    structure = host.structure_of(A.pattern.crow, A.pattern.col, A.shape)
+    M = build(AMG(near_nullspace=B), structure, (A.values * skew).to(dtype).numpy())
+    D = structure.csc((A.values * skew).to(dtype).numpy()).toarray()
+    close(dense(M, D, True), dense(M, D).conj().T)
+
+
+def test_modes_have_no_derivatives_and_are_copied() -> None:
+    A, modes = elastic(8)
+    B, b = torch.from_numpy(modes).requires_grad_(), torch.ones(A.shape[0], dtype=A.dtype)
+    record = AMG(near_nullspace=B)
+    expected = sps.solve(A, b)
+    with torch.no_grad():
+        B.zero_()
+    f = lambda v: sps.solve(SparseMatrix(v, A.pattern), b, CG(rtol=1e-12, preconditioner=record)).sum()  # noqa: E731
+    torch.testing.assert_close(f(A.values), expected.sum())
+    dense_gradient = torch.func.grad(lambda v: sps.solve(SparseMatrix(v, A.pattern), b).sum())(A.values)
+    torch.testing.assert_close(torch.func.grad(f)(A.values), dense_gradient, rtol=1e-8, atol=1e-8)
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(A.values), expected.sum())
+
+
+def test_modes_that_are_equal() -> None:
+    _, modes = elastic(4)
+    one, same = AMG(near_nullspace=modes), AMG(near_nullspace=torch.from_numpy(modes.copy()))
+    other = AMG(near_nullspace=2 * modes)
+    assert (one == same, one == other, hash(one) == hash(same)) == (True, False, True)
+    assert (one.key == same.key, one.key == other.key) == (True, False)
+    assert repr(one) == "AMG(method='smoothed_aggregation', near_nullspace=Vectors(32 x 3, float64))"
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: AMG(near_nullspace="rigid"), TypeError, "near_nullspace is a str; a dense tensor"),
+        (lambda: AMG(near_nullspace=torch.ones(3, 2).long()), TypeError, "tensor of torch.int64"),
+        (lambda: AMG(near_nullspace=torch.eye(3).to_sparse()), TypeError, "a torch.sparse_coo tensor"),
+        (lambda: AMG(near_nullspace=torch.ones(2, 3, 1)), ValueError, r"has shape \(2, 3, 1\)"),
+        (lambda: AMG(near_nullspace=torch.ones(3, 0)), ValueError, r"has shape \(3, 0\)"),
+        (lambda: AMG(near_nullspace=torch.full((3,), torch.nan)), ValueError, "NaN or Inf"),
+        (lambda: AMG(method="ruge_stuben", near_nullspace=torch.ones(3)), ValueError, "got a near_nullspace"),
+        (
+            lambda: vmap(lambda B: AMG(near_nullspace=B).method and B)(torch.ones(2, 3)),
+            TypeError,
+            "made inside of vmap",
+        ),
+        (lambda: steps(elastic(4)[0], AMG(near_nullspace=torch.ones(3))), ValueError, "A is 32 x 32"),
+        (lambda: steps(elastic(4)[0], AMG(near_nullspace=1j * torch.ones(32))), TypeError, "complex, and A is real"),
+    ],
+)
+def test_modes_that_are_refused(call: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
+
+
 # ---- the records
 
 
@@ -357,7 +443,7 @@ KEYS = {
     "ILU(drop_tol=0.0001, fill_factor=10.0)": ILU(),
     "ILU(drop_tol=0.0, fill_factor=20.0)": ILU(drop_tol=0, fill_factor=np.float64(20)),
     "SymmetricGaussSeidel()": SymmetricGaussSeidel(),
-    "AMG(method='smoothed_aggregation')": AMG(),
+    "AMG(method='smoothed_aggregation', near_nullspace=None)": AMG(),
 }
 
 

@@ -16,12 +16,12 @@ import torch
 
 from .errors import sentence
 from .indices import check_entries, check_form
-from .levels import outside_transforms
 from .operands import require_dtype, require_length, uncast
 from .pattern import Pattern
 from .preconditioner_records import PreconditionerRecord
 from .solvers import LU, Cholesky, Solver
 from .tickets import Constant
+from .vectors import copied
 
 __all__ = ["ApproximateInverse", "Factored", "Numbers", "is_hermitian"]
 
@@ -35,20 +35,9 @@ class Numbers(Constant):
 
     def __init__(self, name: str, matrix: Any) -> None:
         values, pattern = _parts(name, matrix)
-        inside = sentence(
-            f"{name} got a matrix whose values have no numbers yet.",
-            "It is made inside of vmap or of compiled code.",
-            "A preconditioner is a constant: make its record outside.",
-        )
-        if torch.compiler.is_compiling():
-            raise TypeError(inside)
+        self._host = copied(name, "a matrix", values)
         self.pattern, self.dtype, self.device = pattern, values.dtype, values.device
         self._hermitian: bool | None = None
-        try:
-            with outside_transforms():
-                self._host = np.array(values.detach().resolve_conj().resolve_neg().cpu().numpy())
-        except (RuntimeError, TypeError) as error:
-            raise TypeError(inside) from error
         check_form(pattern.crow, pattern.col, pattern.shape)  # of a tensor that no solve has checked
         check_entries(pattern.crow, pattern.col, pattern.shape)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from .errors import sentence
 from .solvers import Solver, real, whole
+from .vectors import Vectors
 
 __all__ = ["AMG", "ILU", "BlockJacobi", "Jacobi", "PreconditionerRecord", "SymmetricGaussSeidel"]
 
@@ -153,15 +154,19 @@ class AMG(PreconditionerRecord):
     """Algebraic multigrid: `M⁻¹` is one V-cycle, with a symmetric Gauss-Seidel sweep before and after each coarse correction.
 
     One level does `I − M⁻¹A = (I − S A)(I − P (R A P)⁻¹ R A)(I − S A)` with `S = (D + U)⁻¹ D (D + L)⁻¹`, the inverse in the
-    middle being the next level. For `CG` on diffusion and its like, one unknown a point: iterations that hardly grow with `n`. (On elasticity they grow with `√n`.)
-    Not for waves (Helmholtz). Needs pyamg: `pip install 'sparsolve[amg]'`.
+    middle being the next level. For `CG` on diffusion and its like: iterations that hardly grow with `n`. With several unknowns a point, as in elasticity, they grow with `√n`,
+    unless `near_nullspace` is given. Not for waves (Helmholtz). Needs pyamg: `pip install 'sparsolve[amg]'`.
 
     Args:
         method: `"smoothed_aggregation"` (real or complex) or `"ruge_stuben"` (real only; the better one for M-matrices).
+        near_nullspace: `(n, k)`, the vectors that `A` without its boundary conditions maps to zero, which the coarse levels then represent exactly, for
+            `"smoothed_aggregation"`: rigid body modes, in elasticity. The constant vector where it is left out. Copied; not differentiated.
 
     Raises:
-        ValueError: another method. In a solve: `BackendUnavailableError` without pyamg; `SolveError` for a zero on the diagonal, or where `A`
-            has no coarse form; `TypeError` for a complex `A` with `"ruge_stuben"`.
+        TypeError: a near-nullspace that is no dense tensor or array of float or complex numbers.
+        ValueError: another method; a near-nullspace of another shape, not finite, or with `"ruge_stuben"`. In a solve: `BackendUnavailableError` without pyamg;
+            `SolveError` for a zero on the diagonal, or where `A` has no coarse form; `TypeError` for a complex `A` with `"ruge_stuben"`, or a complex near-nullspace
+            with a real `A`.
 
     Cost:
         A hierarchy of coarser matrices, a small multiple of the entries of `A`, and twice that in an adjoint solve where `A` is not Hermitian;
@@ -171,10 +176,11 @@ class AMG(PreconditionerRecord):
     M. Brezina, Algebraic multigrid by smoothed aggregation for second and fourth order elliptic problems, Computing 56, 1996.
 
     >>> AMG()
-    AMG(method='smoothed_aggregation')
+    AMG(method='smoothed_aggregation', near_nullspace=None)
     """
 
     method: str = "smoothed_aggregation"
+    near_nullspace: Any = None
 
     hermitian = True
 
@@ -182,6 +188,18 @@ class AMG(PreconditionerRecord):
         if self.method not in ("smoothed_aggregation", "ruge_stuben"):
             raise _wrong(
                 "AMG", "method", self.method, '"smoothed_aggregation" or "ruge_stuben"', "the first where in doubt"
+            )
+        if self.near_nullspace is None:
+            return
+        if not isinstance(self.near_nullspace, Vectors):
+            object.__setattr__(self, "near_nullspace", Vectors("AMG's near_nullspace", self.near_nullspace))
+        if self.method == "ruge_stuben":
+            raise ValueError(
+                sentence(
+                    "AMG(method='ruge_stuben') got a near_nullspace.",
+                    "It interpolates by the entries of A alone.",
+                    "Use method='smoothed_aggregation'.",
+                )
             )
 
 

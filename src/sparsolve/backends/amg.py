@@ -33,9 +33,9 @@ class VCycle:
                     "Use AMG(method='smoothed_aggregation').",
                 )
             )
-        rows = A.tocsr()
+        rows, B = A.tocsr(), _near_nullspace(record, A)
         self._hermitian = is_hermitian(rows)
-        hierarchy = self._made(lambda: self._hierarchy(record.method, rows))
+        hierarchy = self._made(lambda: self._hierarchy(record.method, rows, B))
         self._levels = hierarchy.levels
         self._cycles = {False: self._made(lambda: _cycle(hierarchy))}
         held = [M for level in self._levels for M in (level.A, getattr(level, "P", None), getattr(level, "R", None))]
@@ -51,13 +51,13 @@ class VCycle:
             x[:, j] = cycle.matvec(np.ascontiguousarray(r[:, j]))
         return x
 
-    def _hierarchy(self, method: str, A: Any) -> Any:
+    def _hierarchy(self, method: str, A: Any, B: Any) -> Any:
         """Local weights, for pyamg's other ones come from random vectors: `M⁻¹` must be the same every time."""
         if method == "ruge_stuben":
             return self._pyamg.ruge_stuben_solver(A)
         symmetry = "hermitian" if self._hermitian else "nonsymmetric"
         smooth = ("jacobi", {"omega": 4 / 3, "weighting": "local"})
-        return self._pyamg.smoothed_aggregation_solver(A, symmetry=symmetry, smooth=smooth)
+        return self._pyamg.smoothed_aggregation_solver(A, B=B, symmetry=symmetry, smooth=smooth)
 
     def _made(self, make: Callable[[], Any]) -> Any:
         """What pyamg makes of A, or a `SolveError`."""
@@ -85,6 +85,19 @@ class VCycle:
         sweep = ("gauss_seidel", {"sweep": "symmetric"})
         self._pyamg.relaxation.smoothing.change_smoothers(hierarchy, sweep, sweep)
         return hierarchy
+
+
+def _near_nullspace(record: AMG, A: Any) -> Any:
+    """The vectors that the record has for A, in A's dtype."""
+    if record.near_nullspace is None:
+        return None
+    B = record.near_nullspace.columns
+    if len(B) != A.shape[0]:
+        fact = f"AMG's near_nullspace has shape {B.shape}; A is {A.shape[0]} x {A.shape[0]}, and each column has a number for each unknown."
+        raise ValueError(sentence(fact))
+    if np.iscomplexobj(B) and not np.iscomplexobj(A.data):
+        raise TypeError(sentence("AMG's near_nullspace is complex, and A is real.", remedy="Give real vectors."))
+    return B.astype(A.dtype)
 
 
 def _cycle(hierarchy: Any) -> Any:
