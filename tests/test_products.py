@@ -65,6 +65,94 @@ def test_a_product_and_a_solve_with_it(name: str, dtype: torch.dtype) -> None:
 
 
 @each
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_a_product_on_patterns_that_stay(name: str, dtype: torch.dtype, compiled: bool) -> None:
+    a, b = torch.randn(6, dtype=dtype), torch.randn(7, dtype=dtype)
+    made = sps.Product(A34, B43)
+    ours = TRANSFORMS[name](lambda a, b: made(*both(a, b)).to_dense())
+    if compiled:
+        torch._dynamo.reset()
+        ours = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    theirs = TRANSFORMS[name](lambda a, b: oracle.dense(a, A34) @ oracle.dense(b, B43))
+    torch.testing.assert_close(ours(a, b), theirs(a, b), rtol=1e-9, atol=1e-9)
+    assert made.pattern == (both(a, b)[0] @ both(a, b)[1]).pattern
+    assert canonical(made.pattern)
+
+
+inductor_warns = pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")
+
+
+@inductor_warns
+@pytest.mark.parametrize("name", ["hessian", "jvp of grad", "grad of vmap"])
+def test_a_compiled_product_by_inductor(name: str) -> None:
+    """Where torch's own operations on indices end in an error of Inductor."""
+    a, b = torch.randn(6, dtype=F64), torch.randn(7, dtype=F64)
+    made = sps.Product(A34, B43)
+    torch._dynamo.reset()
+    ours = torch.compile(TRANSFORMS[name](lambda a, b: made(*both(a, b)).to_dense()), fullgraph=True)
+    theirs = TRANSFORMS[name](lambda a, b: oracle.dense(a, A34) @ oracle.dense(b, B43))
+    torch.testing.assert_close(ours(a, b), theirs(a, b), rtol=1e-9, atol=1e-9)
+
+
+@inductor_warns
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node")  # torch.func.linearize, of dense code too
+def test_products_in_a_compiled_solve() -> None:
+    """A graph's Laplacian with learnt weights: two products, whose patterns are known before."""
+    row, start = torch.arange(5).repeat_interleave(2), torch.tensor([0, 1, 1, 2, 2, 3, 3, 0, 0, 2])
+    B = sps.SparseMatrix.from_coo(torch.tensor([-1.0, 1.0], dtype=F64).repeat(5), row, start, (5, 4))
+    W = sps.SparseMatrix.from_diagonal(torch.ones(5, dtype=F64))
+    half = sps.Product(B.mT, W)
+    whole = sps.Product(half.pattern, B)
+    BT, ground, b = B.mT, sps.SparseMatrix.from_diagonal(torch.ones(4, dtype=F64)), torch.arange(4.0, dtype=F64)
+
+    def energy(w: Tensor) -> Tensor:
+        L = whole(half(BT, sps.SparseMatrix(w, W.pattern)), B)
+        return b @ sps.solve(L + ground, b)
+
+    def dense(w: Tensor) -> Tensor:
+        D = B.to_dense()
+        return b @ torch.linalg.inv(D.mT @ torch.diag(w) @ D + torch.eye(4, dtype=F64)) @ b
+
+    w = torch.linspace(1, 2, 5, dtype=F64)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(hessian(energy), fullgraph=True)(w), hessian(dense)(w))
+    torch.testing.assert_close(torch.func.linearize(energy, w)[1](w.cos()), jvp(dense, (w,), (w.cos(),))[1])
+
+
+def test_batches_and_dtypes_of_a_product() -> None:
+    a, b = torch.randn(2, 1, 6), torch.randn(3, 7, dtype=C128)
+    found = sps.Product(A34, B43)(*both(a, b))
+    assert (found.values.shape[:-1], found.dtype) == ((2, 3), C128)
+    expected = oracle.dense(a, A34).to(C128) @ oracle.dense(b, B43)
+    torch.testing.assert_close(found.to_dense(), expected)
+    none = sps.Pattern(torch.zeros(5, dtype=torch.long), torch.zeros(0, dtype=torch.long), (4, 2))
+    nothing = sps.Product(A34, none)(both(a[0, 0], b)[0], sps.SparseMatrix(torch.zeros(0), none))
+    assert (nothing.shape, nothing.nnz) == ((3, 2), 0)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda A, B: sps.Product(A, A), ValueError, r"A has shape \(3, 4\) and B \(3, 4\)"),
+        (lambda A, B: sps.Product(A.values, B), TypeError, "pattern"),
+        (lambda A, B: sps.Product(A, B)(B, A), ValueError, "A is on another pattern than this product's"),
+        (lambda A, B: sps.Product(A, B)(A, A.mT), ValueError, "B is on another pattern than this product's"),
+        (lambda A, B: sps.Product(A, B)(A, B.values), TypeError, "B is a torch.strided tensor"),
+        (lambda A, B: sps.Product(A, B)(A.to(torch.float16), B), TypeError, "float16"),
+    ],
+)
+def test_products_that_are_refused(call: Any, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call(*both(torch.ones(6), torch.ones(7)))
+
+
+def test_a_product_made_in_compiled_code() -> None:
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match="Make it outside, and call it inside"):
+        torch.compile(lambda a: sps.Product(A34, B43).pattern.nnz * a, fullgraph=True, backend="eager")(torch.ones(1))
+
+
+@each
 def test_coalesced(name: str, dtype: torch.dtype) -> None:
     a, w = torch.randn(6, dtype=dtype), torch.randn(6, dtype=dtype)
     same = lambda a, w: sps.SparseMatrix(a * w, A34).coalesce().to_dense()  # noqa: E731

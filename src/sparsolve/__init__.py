@@ -20,6 +20,7 @@ from .memo import MemoInfo, clear_memo, memo_info, set_memo_limit
 from .operators import Operator
 from .pattern import Pattern
 from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
+from .product_plan import Product
 from .result import Info, Solution, Status, Strategy
 from .solve import matmul, solve, solve_with_info
 from .solvers import LU, Cholesky
@@ -39,6 +40,7 @@ __all__ = [
     "SparseMatrix",
     "Operator",
     "Pattern",
+    "Product",
     # solvers
     "LU",
     "Cholesky",

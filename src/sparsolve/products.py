@@ -17,9 +17,9 @@ from .levels import constant
 from .operands import require_batches, require_length, require_pattern
 from .pattern import Pattern, unchecked
 
-__all__ = ["coalesced", "product"]
+__all__ = ["coalesced", "look", "product", "terms"]
 
-_REMEDY = "Form it outside; for A @ B @ x use sparsolve.matmul(A, sparsolve.matmul(B, x))."
+_REMEDY = "Form it outside; for A @ B make a sparsolve.Product there, and call it inside; for A @ B @ x use sparsolve.matmul(A, sparsolve.matmul(B, x))."
 _outside = torch.compiler.disable(
     reason="How many entries a product or coalesce() has depends on the numbers in the indices. " + _REMEDY
 )
@@ -28,22 +28,25 @@ _outside = torch.compiler.disable(
 @_outside  # type: ignore[untyped-decorator]
 def product(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tensor, Pattern]:
     """The entries of `A B`, row by row, one for each place."""
-    _look(a, pattern)
-    _look(b, other)
-    if pattern.shape[1] != other.shape[0]:
-        raise ValueError(
-            sentence(f"A has shape {pattern.shape} and B {other.shape}; A @ B needs as many columns as B has rows.")
-        )
+    for values, one in ((a, pattern), (b, other)):
+        require_length(values, require_pattern(one))
+        look(one)
     if a.device != b.device:
         raise ValueError(sentence(f"A is on {a.device} and B on {b.device}.", remedy="Use A.to(device)."))
     require_batches(a.shape[:-1], b.shape[:-1], "B")
-    p, q, form, order, place = _terms(pattern, other)
+    p, q, form, order, place = terms(pattern, other)
     return _summed(a[..., p] * b[..., q], form, order, place)
 
 
 @constant
-def _terms(pattern: Pattern, other: Pattern) -> tuple[Tensor, Tensor, Pattern, Tensor, Tensor]:
+def terms(pattern: Pattern, other: Pattern) -> tuple[Tensor, Tensor, Pattern, Tensor, Tensor]:
     """The entries that meet, and where their products go."""
+    if pattern.shape[1] != other.shape[0]:
+        raise ValueError(
+            sentence(f"A has shape {pattern.shape} and B {other.shape}; A @ B needs as many columns as B has rows.")
+        )
+    if pattern.device != other.device:
+        raise ValueError(sentence(f"A is on {pattern.device} and B on {other.device}.", remedy="Use A.to(device)."))
     k, starts = pattern.col.long(), other.crow.long()
     met = starts.diff()[k]  # by each entry of A
     p = torch.repeat_interleave(torch.arange(pattern.nnz, device=k.device), met)
@@ -56,7 +59,8 @@ def _terms(pattern: Pattern, other: Pattern) -> tuple[Tensor, Tensor, Pattern, T
 @_outside  # type: ignore[untyped-decorator]
 def coalesced(values: Tensor, pattern: Pattern) -> tuple[Tensor, Pattern]:
     """One entry for each place, in the order of rows and columns; the pattern itself where it is like that."""
-    _look(values, pattern)
+    require_length(values, require_pattern(pattern))
+    look(pattern)
     if _is_canonical(pattern):
         return values, pattern
     return _summed(values, *_places(pattern.rows(), pattern.col, pattern.shape, pattern.col.dtype))
@@ -68,9 +72,8 @@ def _is_canonical(pattern: Pattern) -> bool:
     return bool(((row[1:] > row[:-1]) | (col[1:] > col[:-1])).all())
 
 
-def _look(values: Tensor, pattern: Pattern) -> None:
-    """Refuse what is no matrix, and indices that cannot be read."""
-    require_length(values, require_pattern(pattern))
+def look(pattern: Pattern) -> None:
+    """Refuse what describes no matrix, and indices that cannot be read."""
     if not have_numbers(pattern.crow, pattern.col):
         fact = "How many entries A @ B or A.coalesce() has depends on the numbers in the indices, and fake tensors, as those on meta, have none."
         raise TypeError(sentence(fact, remedy=_REMEDY))
