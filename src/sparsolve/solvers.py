@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -34,7 +34,7 @@ __all__ = [
     "whole",
 ]
 
-_ASKED: dict[str, tuple[Any, str, str]] = {}  # keys that mean the same for ever
+T = TypeVar("T")
 _TANGENT, _COTANGENT = "tangent of ", "cotangent of "  # what an op is told beside the solver
 # of direct solvers on the CPU, those first that are to be tried first; each is a module in backends/
 BACKENDS = ("entries", "lapack", "klu", "pardiso", "cholmod", "metis", "superlu")
@@ -221,35 +221,32 @@ def cotangent(key: str) -> str:
     return _COTANGENT + _relative_of(key)
 
 
-def _relative_of(key: str) -> str:
-    key, _ = split(key)
-    return decode(key).relative().key if has_tickets(key) else _relative_key(key)
-
-
 def tangent(key: str) -> str:
     """The key of the solver for the tangent solves of a derivative, so that a failure can say which it was."""
     return _TANGENT + _relative_of(key)
 
 
-@lru_cache(maxsize=256)
-def _relative_key(key: str) -> str:
-    return _parse(key).relative().key
-
-
 def decode(key: str) -> Solver:
     """The solver that `key` stands for."""
-    key, _ = split(key)
-    return _read(key) if has_tickets(key) else _parse(key)
+    return asked(key)[0]
 
 
+def _remembered(find: Callable[[str], T]) -> Callable[[str], T]:
+    """`find(key)`, found once; of a key with tickets each time anew, for their table lets go of what they stand for."""
+    known = lru_cache(maxsize=256)(find)
+    return lambda key: find(key) if has_tickets(key) else known(key)
+
+
+@_remembered
 def asked(key: str) -> tuple[Solver, str, str]:
     """The solver that `key` stands for, its own key, and what the solution is for."""
-    known = _ASKED.get(key)
-    if known is None:
-        known = decode(key), *split(key)
-        if not has_tickets(key) and len(_ASKED) < 256:
-            _ASKED[key] = known
-    return known
+    own, purpose = split(key)
+    return _read(own), own, purpose
+
+
+@_remembered
+def _relative_of(key: str) -> str:
+    return decode(key).relative().key
 
 
 def _read(key: str) -> Solver:
@@ -292,6 +289,3 @@ def _unknown(name: str, what: str = "") -> SolveError:
             "Export it again, or upgrade.",
         )
     )
-
-
-_parse = lru_cache(maxsize=256)(_read)
