@@ -20,7 +20,7 @@ from .retention import Entry, Source
 from .solvers import asked
 from .threads import each
 
-__all__ = ["REPORT", "Batch", "Found", "columns", "located", "relative_residual"]
+__all__ = ["REPORT", "Batch", "Found", "columns", "located", "relative_residual", "whole"]
 
 REPORT = 4  # rows of a report: status, iterations, relative residual, strategy
 
@@ -45,7 +45,7 @@ class Found:
             return None
         rest: Any = entry.key.rest  # as `Batch._key` made it
         try:
-            return rest[1], _whole(factor, b, adjoint, None).x
+            return rest[1], whole(factor, b, adjoint, None).x
         except SolveError as error:
             raise located(error, None, adjoint, purpose) from error.__cause__
 
@@ -138,7 +138,7 @@ class Batch:
         try:
             factor = self._factor(i)
             x0 = None if self.x0 is None else self.x0[i]
-            outcome = (columns if self.report else _whole)(factor, self.b[i], self.adjoint, x0)
+            outcome = (columns if self.report else whole)(factor, self.b[i], self.adjoint, x0)
         except SolveError as error:
             # no gradient is asked of a matrix that failed before
             if self.purpose == "cotangent" and not self.b[i].any():
@@ -178,7 +178,7 @@ class Batch:
             report[2] = relative_residual(on, product, self.b[i], self.x[i])
 
 
-def _whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
+def whole(factor: Factor, b: Any, adjoint: bool, x0: Any) -> Outcome:
     """All columns at once; one that failed is an error."""
     outcome = factor.solve(b, adjoint=adjoint, x0=x0)
     if outcome.error is not None:

@@ -15,22 +15,19 @@ import torch
 from torch import Tensor
 
 from .backends import device_module, solver_module
-from .batch import REPORT, located, relative_residual
-from .batch import columns as columns_of
+from .batch import REPORT, columns, located, relative_residual, whole
 from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .levels import in_trace, on_the_ground, one_level_out, without_hooks
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
 from .operators import Operator, form_of, probed, product, require_linear
-from .ops import on_its_device
+from .ops import opaque
 from .registration import attach
 from .result import Info, Solution
-from .solvers import cotangent, decode, split, tangent
+from .solvers import asked, cotangent, tangent
 from .tickets import keep, redeem, ticket
 
 __all__ = ["solve", "solve_with_info"]
-
-_TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 
 
 def solve(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None) -> Tensor:
@@ -62,14 +59,14 @@ def _call(A: Operator, b: Tensor, solver: Any, adjoint: bool, x0: Tensor | None,
                 f"b is a tensor of {b.dtype} with {b.dim()} dimensions; (n,), (n, k) or more, and float32, float64 or complex, are needed."
             )
         )
-    columns, restore, _ = as_columns(b)
+    right, restore, _ = as_columns(b)
     form, theta = form_of(A, b)
-    form, dtype = probed(form, columns, theta)
+    form, dtype = probed(form, right, theta)
     start = None if x0 is None else as_columns(guess(x0, b, dtype))[0]
     op, operator = torch.ops.sparsolve.solve_operator.default, ticket(form)
     if in_trace():
         keep(operator)
-    x, reports = op(theta, columns.to(dtype), operator, solver.key, adjoint, report, start)
+    x, reports = op(theta, right.to(dtype), operator, solver.key, adjoint, report, start)
     return restore(x), restore(reports) if report else reports
 
 
@@ -98,8 +95,7 @@ class _Products:
             return self.on.array(product(self.form, self.theta, x, adjoint=self.adjoint).to(x.dtype))
 
 
-@torch.library.custom_op("sparsolve::solve_operator", mutates_args=(), tags=_TAGS)
-@on_its_device
+@opaque("solve_operator")
 def _solve_operator(
     theta: Tensor,
     b: Tensor,
@@ -110,34 +106,29 @@ def _solve_operator(
     x0: Optional[Tensor] = None,  # noqa: UP045 (what torch reads)
 ) -> tuple[Tensor, Tensor]:
     """`A(θ)⁻¹ b` or its adjoint, theta `(p,)`, b `(n, k)`, and a report as that of `solve`."""
-    on, record, form = device_module(b.device.type), decode(solver), redeem(operator)
+    on, (record, _, purpose), form = device_module(b.device.type), asked(solver), redeem(operator)
     right, (n, k) = on.array(b), b.shape
     x, reports = on.empty((n, k), right), on.zeros((REPORT, k if report else 0))
     if n and k:
-        if not split(solver)[1]:
+        if not purpose:
             with on_the_ground():
                 require_linear(form, theta.detach(), b)
         products = {side: _Products(form, theta.detach(), on, side) for side in (False, True)}
         module = solver_module(type(record).__name__, b.device.type)
         factor = module.matrix_free(products, on.array(theta), record, n, right.dtype)
         start = None if x0 is None else on.array(x0)
-        if report:
-            outcome = columns_of(factor, right, adjoint, start)
-            reports[0], reports[1] = outcome.status, outcome.iterations
-        else:
-            try:
-                outcome = factor.solve(right, adjoint=adjoint, x0=start)
-                if outcome.error is not None:
-                    raise outcome.error
-            except SolveError as error:
-                raise located(error, None, adjoint, split(solver)[1]) from error.__cause__
+        try:
+            outcome = (columns if report else whole)(factor, right, adjoint, start)
+        except SolveError as error:
+            raise located(error, None, adjoint, purpose) from error.__cause__
         x[...] = outcome.x
         if report:
+            reports[0], reports[1] = outcome.status, outcome.iterations
             reports[2] = relative_residual(on, products[adjoint].__matmul__, right, x)
     return on.tensor(x), on.tensor(reports)
 
 
-@_solve_operator.register_fake
+@_solve_operator.register_fake  # type: ignore[untyped-decorator]
 def _(
     theta: Tensor,
     b: Tensor,

@@ -22,7 +22,7 @@ from .batch import REPORT, Batch, Found
 from .determinants import Determinants
 from .retention import Source
 
-__all__ = ["bodies", "on_its_device", "solve_and_keep", "solve_backward"]
+__all__ = ["bodies", "opaque", "solve_and_keep", "solve_backward"]
 
 _library = torch.library.Library("sparsolve", "FRAGMENT")
 _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
@@ -31,12 +31,12 @@ _TAGS = (torch.Tag.cudagraph_unsafe, torch.Tag.needs_exact_strides)
 bodies: dict[str, Callable[..., Any]] = {}
 
 
-def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
+def opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
     """`torch.library.custom_op`, with the function itself as the CPU kernel too: what torch wraps around it to look for aliased outputs,
     which these ops do not have, takes a tenth of the time of a small solve."""
 
     def define(body: Callable[..., Any]) -> Any:
-        call = on_its_device(body)
+        call = _on_its_device(body)
         op = torch.library.custom_op(f"sparsolve::{name}", call, mutates_args=(), tags=_TAGS)
         _library.impl(name, torch.compiler.disable(call), "CPU")
         bodies[name] = call
@@ -45,7 +45,7 @@ def _opaque(name: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
-def on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
+def _on_its_device(body: Callable[..., Any]) -> Callable[..., Any]:
     """Run an op's body as its tensors' device wants it: in its stream, in its memory."""
 
     @wraps(body)
@@ -60,7 +60,7 @@ def _device(t: Tensor) -> str:
     return "cpu" if t.is_cpu else t.device.type
 
 
-@_opaque("solve")
+@opaque("solve")
 def solve(
     values: Tensor,
     crow: Tensor,
@@ -82,7 +82,7 @@ def solve(
     return _x(batch, b), batch.on.tensor(reports.reshape(*b.shape[:-2], *reports.shape[1:]))
 
 
-@on_its_device
+@_on_its_device
 def solve_and_keep(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
 ) -> tuple[tuple[Tensor, Tensor | None], Found | None]:
@@ -110,7 +110,7 @@ def _x(batch: Batch, b: Tensor) -> Tensor:
     return batch.on.tensor(batch.x.reshape(b.shape))  # type: ignore[no-any-return]
 
 
-@on_its_device
+@_on_its_device
 def solve_backward(
     x: Tensor, grad: Tensor, found: Found | None, inputs: Sequence[Any], solver: str, entries: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -129,7 +129,7 @@ def solve_backward(
     return on.tensor(lam.reshape(grad.shape)), on.tensor(sampled.reshape(values.shape))
 
 
-@_opaque("matmul")
+@opaque("matmul")
 def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, adjoint: bool) -> Tensor:
     """`A x` or `Aᴴ x`: values `(*batch, nnz)`, x `(*batch, n, k)`."""
     on = device_module(_device(values))
@@ -142,7 +142,7 @@ def matmul(values: Tensor, crow: Tensor, col: Tensor, x: Tensor, columns: int, a
     return on.tensor(y.reshape(*x.shape[:-2], *y.shape[1:]))  # type: ignore[no-any-return]
 
 
-@_opaque("sample")
+@opaque("sample")
 def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """`(u vᴴ)` at the entries: u `(*batch, rows, k)`, v `(*batch, columns, k)`, out `(*batch, nnz)`."""
     on = device_module(_device(u))
@@ -152,7 +152,7 @@ def sample(crow: Tensor, col: Tensor, u: Tensor, v: Tensor) -> Tensor:
     return on.tensor(out.reshape(*u.shape[:-2], col.shape[0]))  # type: ignore[no-any-return]
 
 
-@_opaque("logdet")
+@opaque("logdet")
 def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tensor, Tensor]:
     """`log |det A|` and its sign; of complex matrices `log det A` and 1. Values `(*batch, nnz)`, out `(*batch,)`."""
     on, vs, which = _determinants(values, crow, col, solver)
@@ -164,7 +164,7 @@ def logdet(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Tens
     return log, sign
 
 
-@_opaque("inverse_entries")
+@opaque("inverse_entries")
 def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     """`A⁻ᴴ` at A's entries: values and out `(*batch, nnz)`."""
     on, vs, which = _determinants(values, crow, col, solver)
@@ -174,7 +174,7 @@ def inverse_entries(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> T
     return on.tensor(out.reshape(values.shape))  # type: ignore[no-any-return]
 
 
-@_opaque("inverse_derivative")
+@opaque("inverse_derivative")
 def inverse_derivative(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, solver: str) -> Tensor:
     """`−(A⁻ᴴ Wᴴ A⁻ᴴ)` at A's entries, for W with the entries w: values, w and out `(*batch, nnz)`."""
     on, _, which = _determinants(values, crow, col, solver)
