@@ -550,21 +550,21 @@ MISTAKES = [
     # batching
     Mistake(
         "right-hand sides folded in the wrong order",
-        calculus._fold,
+        calculus.fold,
         "b.movedim(dim, -2).flatten(-2)",
         "b.movedim(dim, -1).flatten(-2)",
         "batched real",
     ),
     Mistake(
         "right-hand sides folded without moving the dimension",
-        calculus._fold,
+        calculus.fold,
         "b.movedim(dim, -2).flatten(-2)",
         "b.reshape(*b.shape[: b.dim() - 3], b.movedim(dim, 0).shape[-2], -1)",
         "batched real",
     ),
     Mistake(
         "columns unfolded in the wrong order",
-        calculus._unfold,
+        calculus.unfold,
         "x.reshape(*x.shape[:-1], size, k)",
         "x.reshape(*x.shape[:-1], k, size).mT",
         "batched real, jacobian real",

@@ -32,7 +32,7 @@ from .kept import Body
 from .registration import attach
 from .solvers import cotangent, tangent
 
-__all__ = ["constant_pattern", "lead", "matmul", "sample", "solve", "summed"]
+__all__ = ["constant_pattern", "fold", "lead", "matmul", "sample", "solve", "summed", "unfold"]
 
 Tangents = Sequence[Tensor | None]
 Dims = Sequence[int | None]
@@ -133,10 +133,10 @@ def _solve_vmap(
         x0 = None if x0 is None else lead(x0, at0, size)
         return solve(values, crow, col, b, solver, adjoint, report, x0), (0, 0)
     if x0 is not None:
-        b, x0, at = lead(b, at, size), _fold(lead(x0, at0, size), 0), 0
+        b, x0, at = lead(b, at, size), fold(lead(x0, at0, size), 0), 0
     k = _columns(b, at)
-    x, reports = solve(values, crow, col, _fold(b, at), solver, adjoint, report, x0)
-    return (_unfold(x, size, k), _unfold(reports, size, k if report else 0)), (0, 0)
+    x, reports = solve(values, crow, col, fold(b, at), solver, adjoint, report, x0)
+    return (unfold(x, size, k), unfold(reports, size, k if report else 0)), (0, 0)
 
 
 # ---- matmul: ẏ = Ȧ x + A ẋ;  x̄ = Aᴴ ȳ,  Ā = ȳ xᴴ
@@ -164,8 +164,8 @@ def _matmul_vmap(
     if dims[0] is not None:
         values, x = lead(values, dims[0], info.batch_size), lead(x, dims[3], info.batch_size)
         return matmul(values, crow, col, x, columns, adjoint), 0
-    y = matmul(values, crow, col, _fold(x, dims[3]), columns, adjoint)
-    return _unfold(y, info.batch_size, _columns(x, dims[3])), 0
+    y = matmul(values, crow, col, fold(x, dims[3]), columns, adjoint)
+    return unfold(y, info.batch_size, _columns(x, dims[3])), 0
 
 
 # ---- sample: ṡ = u̇ vᴴ + u v̇ᴴ on the pattern;  ū = S̄ v,  v̄ = S̄ᴴ u
@@ -211,7 +211,7 @@ def lead(t: Tensor, dim: int | None, size: int) -> Tensor:
     return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
 
 
-def _fold(b: Tensor, dim: int | None) -> Tensor:
+def fold(b: Tensor, dim: int | None) -> Tensor:
     """`(*batch, n, k)` with a dimension of size m at `dim` -> `(*batch, n, m k)`."""
     assert dim is not None
     return b.movedim(dim, -2).flatten(-2)
@@ -222,7 +222,7 @@ def _columns(b: Tensor, dim: int | None) -> int:
     return b.shape[-2 if dim in (-1, b.dim() - 1) else -1]
 
 
-def _unfold(x: Tensor, size: int, k: int) -> Tensor:
+def unfold(x: Tensor, size: int, k: int) -> Tensor:
     """`(*batch, n, m k)` -> `(m, *batch, n, k)`, contiguous, as each by itself would be: strides of another order are
     more than forward mode can follow where sizes are symbols."""
     return x.reshape(*x.shape[:-1], size, k).movedim(-2, 0).contiguous()

@@ -8,7 +8,6 @@ Efficient and modular implicit differentiation, 2022, section 2.1). For `Aᴴ x 
 
 from __future__ import annotations
 
-import math
 from typing import Any, Optional
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from .backends import device_module, solver_module
 from .batch import REPORT, columns, located, relative_residual, whole
+from .calculus import fold, lead, unfold
 from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .levels import in_trace, on_the_ground, one_level_out, without_hooks
@@ -198,11 +198,11 @@ def _vmap(
     op, size = torch.ops.sparsolve.solve_operator.default, info.batch_size
     at, at0 = dims[1], dims[6] if x0 is not None else None
     if dims[0] is None:  # more columns
-        right = _fold(b, at, size)
-        start = None if x0 is None else _fold(x0, at0, size)
-        x, reports = op(theta, right, operator, solver, adjoint, report, start)
-        k = b.shape[-1 if at != b.dim() - 1 else -2]
-        return (x.reshape(x.shape[0], size, k), reports.reshape(REPORT, size, k if report else 0)), (1, 1)
+        right = lead(b, at, size)
+        start = None if x0 is None else fold(lead(x0, at0, size), 0)
+        x, reports = op(theta, fold(right, 0), operator, solver, adjoint, report, start)
+        k = right.shape[-1]
+        return (unfold(x, size, k), unfold(reports, size, k if report else 0)), (0, 0)
     if size == 0:
         return _nothing(theta.movedim(dims[0], 0), b, at, report), (0, 0)
     found = []
@@ -217,15 +217,9 @@ def _vmap(
 
 def _nothing(theta: Tensor, b: Tensor, at: int | None, report: bool) -> tuple[Tensor, Tensor]:
     """The results for an empty batch, which derivatives follow."""
-    b = b.expand(0, *b.shape) if at is None else b.movedim(at, 0)
+    b = lead(b, at, 0)
     x = b + theta.abs().sum(-1)[:, None, None].to(b.dtype)
     return x, x.new_empty((0, REPORT, b.shape[-1] if report else 0), dtype=torch.float64)
-
-
-def _fold(b: Tensor, dim: int | None, size: int) -> Tensor:
-    """`(n, k)` with a batch dimension of this size at `dim` -> `(n, size k)`."""
-    b = b.unsqueeze(1).expand(b.shape[0], size, b.shape[1]) if dim is None else b.movedim(dim, 1)
-    return b.reshape(b.shape[0], math.prod(b.shape[1:]))
 
 
 attach("solve_operator", backward=_backward, jvp=_jvp, vmap=_vmap, unread=(1, 6))  # b, x0
