@@ -826,14 +826,14 @@ MISTAKES = [
         "memo that ignores the pattern",
         batch.Batch._key,
         "key, self.structure, self.values.dtype",
-        "key, self.values.dtype",
+        "key, None, self.values.dtype",
         "wrong_hits",
     ),
     Mistake(
         "memo that ignores the dtype",
         batch.Batch._key,
         "self.structure, self.values.dtype",
-        "self.structure",
+        "self.structure, None",
         "wrong_hits",
     ),
     Mistake(

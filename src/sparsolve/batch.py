@@ -12,7 +12,7 @@ from typing import Any
 from weakref import ref
 
 from .arrays import divided, namespace
-from .backends import Factor, Outcome, device_module, solver_module
+from .backends import Factor, FactorKey, Outcome, device_module, solver_module
 from .errors import ConvergenceError, NotPositiveDefiniteError, SingularMatrixError, SolveError, sentence
 from .memo import FACTORS
 from .result import Status
@@ -43,9 +43,9 @@ class Found:
         factor = None if entry is None else FACTORS.again(entry)
         if entry is None or factor is None:
             return None
-        rest: Any = entry.key.rest  # as `Batch._key` made it
+        rest: Any = entry.key.rest  # a FactorKey
         try:
-            return rest[1], whole(factor, b, adjoint, None).x
+            return rest.structure, whole(factor, b, adjoint, None).x
         except SolveError as error:
             raise located(error, None, adjoint, purpose) from error.__cause__
 
@@ -162,8 +162,8 @@ class Batch:
             self.entry = None  # a part of it
         return factor
 
-    def _key(self, key: str, *more: str) -> tuple[Any, ...]:
-        return key, self.structure, self.values.dtype, *more
+    def _key(self, key: str, what: str = "") -> FactorKey:
+        return FactorKey(key, self.structure, self.values.dtype, what)
 
     def _source(self, i: int) -> Source:
         return Source(self.source.memory, self.source.place + i) if i else self.source

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .arrays import namespace, on_host
-from .backends import device_module, solver_module
+from .backends import FactorKey, device_module, solver_module
 from .batch import Batch, located
 from .errors import SolveError
 from .memo import FACTORS
@@ -86,7 +86,7 @@ class Determinants:
             return
         width, make = how
         for i in range(0, len(self._values), width):
-            yield FACTORS.get((*self._whole(), "together"), (self._values[i : i + width],), make, self._source_of(i))
+            yield FACTORS.get(self._whole("determinants"), (self._values[i : i + width],), make, self._source_of(i))
 
     def _one(self, i: int) -> Any:
         """One by itself."""
@@ -128,8 +128,8 @@ class Determinants:
             total = total + on.sampled(self._structure, solved(unit, True), right)[0]
         return total
 
-    def _whole(self) -> tuple[Any, ...]:
-        return self._key, self._structure, self._values.dtype, "determinant"
+    def _whole(self, what: str = "determinant") -> FactorKey:
+        return FactorKey(self._key, self._structure, self._values.dtype, what)
 
     def _source_of(self, i: int) -> Source:
         return Source(self._source.memory, self._source.place + i)

@@ -19,7 +19,16 @@ import numpy as np
 
 from ..errors import BackendUnavailableError, SolveError, sentence
 
-__all__ = ["Factor", "Outcome", "Remembered", "array_module", "available", "device_module", "solver_module"]
+__all__ = [
+    "Factor",
+    "FactorKey",
+    "Outcome",
+    "Remembered",
+    "array_module",
+    "available",
+    "device_module",
+    "solver_module",
+]
 
 
 class Outcome(NamedTuple):
@@ -47,6 +56,15 @@ class Factor(Protocol):
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """`A⁻¹ b` or `A⁻ᴴ b` for `b` of shape `(n, k)`; `x0` of the same shape, or None, is where an iteration starts."""
+
+
+class FactorKey(NamedTuple):
+    """What a factorization is remembered by beside its matrix's values, whoever asks for it; it goes where the analysis goes."""
+
+    solver: str
+    structure: Any
+    dtype: Any
+    what: str = ""
 
 
 Remembered = Callable[..., Any]

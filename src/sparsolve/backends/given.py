@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import SolveError, sentence
 from ..given import ApproximateInverse, Factored, Numbers
 from ..memo import FACTORS
-from . import Factor, solver_module
+from . import Factor, FactorKey, solver_module
 from .host import Structure, array, matrix, multiply, structure_of
 
 __all__ = ["given", "returned"]
@@ -46,7 +46,7 @@ class _Factored:
         module = solver_module(type(solver).__name__, "cpu")
 
         def remembered(make: Callable[[Any], Any], key: str = solver.key) -> Any:
-            return FACTORS.get((key, structure, values.dtype), (values,), make)
+            return FACTORS.get(FactorKey(key, structure, values.dtype), (values,), make)
 
         self._factor: Factor = module.factorize(structure, values, solver, remembered)
         self.nbytes = int(self._factor.nbytes)
