@@ -120,7 +120,7 @@ class Batch:
         left = []
         for i in indices[::width]:
             part = slice(i, min(i + width, len(indices)))
-            found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self._source(i))
+            found = FACTORS.get(self._key(self.key, "together"), (self.values[part],), make, self.source.at(i))
             x = found.solve(self.b[part], adjoint=self.adjoint)
             if x is not None and self.reports is None and found.beyond_doubt.all():
                 self.x[part] = x
@@ -154,7 +154,7 @@ class Batch:
         """The factorization of a matrix, made now or found again."""
 
         def remembered(make: Callable[[Any], Any], key: str = self.key) -> Any:
-            self.entry = FACTORS.entry(self._key(key), (self.values[i],), make, self._source(i))
+            self.entry = FACTORS.entry(self._key(key), (self.values[i],), make, self.source.at(i))
             return self.entry.value
 
         factor: Factor = self.module.factorize(self.structure, self.values[i], self.record, remembered)
@@ -164,9 +164,6 @@ class Batch:
 
     def _key(self, key: str, what: str = "") -> FactorKey:
         return FactorKey(key, self.structure, self.values.dtype, what)
-
-    def _source(self, i: int) -> Source:
-        return Source(self.source.memory, self.source.place + i) if i else self.source
 
     def _enter(self, i: int, outcome: Outcome) -> None:
         """Write down what a solve came to."""

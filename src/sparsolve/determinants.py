@@ -86,13 +86,13 @@ class Determinants:
             return
         width, make = how
         for i in range(0, len(self._values), width):
-            yield FACTORS.get(self._whole("determinants"), (self._values[i : i + width],), make, self._source_of(i))
+            yield FACTORS.get(self._whole("determinants"), (self._values[i : i + width],), make, self._source.at(i))
 
     def _one(self, i: int) -> Any:
         """One by itself."""
 
         def remembered(make: Callable[[Any], Any]) -> Any:
-            return FACTORS.get(self._whole(), (self._values[i],), make, self._source_of(i))
+            return FACTORS.get(self._whole(), (self._values[i],), make, self._source.at(i))
 
         try:
             return self._module.factorize(self._structure, self._values[i], self._record, remembered)
@@ -113,7 +113,7 @@ class Determinants:
                 b[None],
                 None,
                 self._solver,
-                self._source_of(i),
+                self._source.at(i),
                 adjoint=adjoint,
                 report=False,
             )
@@ -130,6 +130,3 @@ class Determinants:
 
     def _whole(self, what: str = "determinant") -> FactorKey:
         return FactorKey(self._key, self._structure, self._values.dtype, what)
-
-    def _source_of(self, i: int) -> Source:
-        return Source(self._source.memory, self._source.place + i)

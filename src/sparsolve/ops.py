@@ -97,13 +97,18 @@ def _solved(
     values: Tensor, crow: Tensor, col: Tensor, b: Tensor, solver: str, adjoint: bool, report: bool, x0: Tensor | None
 ) -> Batch:
     """The systems, solved."""
-    device, n = _device(values), crow.shape[0] - 1
-    on = device_module(device)
-    structure = on.structure_of(crow, col, (n, n))
-    vs, bs, x0s = _flat(on.array(values), 1), _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
+    device, on, structure, vs = _square(values, crow, col)
+    bs, x0s = _flat(on.array(b), 2), None if x0 is None else _flat(on.array(x0), 2)
     batch = Batch(device, structure, vs, bs, x0s, solver, _source(values), adjoint=adjoint, report=report)
     batch.solve(distinct=len(vs) > 1 and _all_differ(values))
     return batch
+
+
+def _square(values: Tensor, crow: Tensor, col: Tensor) -> tuple[str, Any, Any, Any]:
+    """Of square matrices: their device, its module, the analysis, and the values as `(matrices, nnz)`."""
+    device, n = _device(values), crow.shape[0] - 1
+    on = device_module(device)
+    return device, on, on.structure_of(crow, col, (n, n)), _flat(on.array(values), 1)
 
 
 def _x(batch: Batch, b: Tensor) -> Tensor:
@@ -183,9 +188,7 @@ def inverse_derivative(values: Tensor, w: Tensor, crow: Tensor, col: Tensor, sol
 
 def _determinants(values: Tensor, crow: Tensor, col: Tensor, solver: str) -> tuple[Any, Any, Determinants]:
     """The device's module, the values as arrays, and their determinants."""
-    device, n = _device(values), crow.shape[0] - 1
-    on = device_module(device)
-    structure, vs = on.structure_of(crow, col, (n, n)), _flat(on.array(values), 1)
+    device, on, structure, vs = _square(values, crow, col)
     return on, vs, Determinants(device, structure, vs, solver, _source(values), distinct=_all_differ(values))
 
 

@@ -34,6 +34,10 @@ class Source(NamedTuple):
     memory: Memory
     place: int
 
+    def at(self, i: int) -> Source:
+        """That of the matrix that is `i` further on in a batch."""
+        return Source(self.memory, self.place + i) if i else self
+
 
 Held = tuple[Hashable, int, int]  # the rest of a key, the id of a memory's reference, and the place in it
 
