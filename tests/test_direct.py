@@ -16,8 +16,7 @@ import torch
 
 import oracle
 import sparsolve as sps
-from sparsolve import Strategy
-from sparsolve import batch as batches
+from sparsolve import Strategy, threads
 from sparsolve.backends import available, cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
@@ -581,13 +580,13 @@ def test_threads_are_for_large_factors_whose_library_lets_go_of_the_interpreter(
 ):
     """Two threads took twice the time of one for small matrices, and for all in a band."""
     values, pattern = made(poisson(*sizes), F64)
-    seen, true = [], batches.each
+    seen, true = [], threads.each
 
     def counts(call, count, *, worthwhile):
         seen.append(worthwhile)
         return true(call, count, worthwhile=worthwhile)
 
-    monkeypatch.setattr(batches, "each", counts)
+    monkeypatch.setattr(threads, "each", counts)
     batch = values * torch.arange(1.0, 4, dtype=F64)[:, None]
     sps.solve(sps.SparseMatrix(batch, pattern), torch.ones(pattern.shape[0], dtype=F64), sps.LU(backend=backend))
     assert any(seen) == worthwhile

@@ -18,7 +18,7 @@ from .memo import FACTORS
 from .result import Status
 from .retention import Entry, Source
 from .solvers import asked
-from .threads import each
+from .threads import each_after_the_first
 
 __all__ = ["REPORT", "Batch", "Found", "columns", "located", "relative_residual", "whole"]
 
@@ -104,11 +104,9 @@ class Batch:
         left = list(range(len(self.b)))
         if distinct:
             left = self._left_alone(left)
-        if left:
-            first = self._one(left[0])  # what it finds out about the pattern, the others use, whichever thread is first
-            if len(left) > 1:
-                worthwhile = getattr(first, "worth_a_thread", False)
-                each(lambda i: self._one(left[i + 1]), len(left) - 1, worthwhile=worthwhile)
+        each_after_the_first(
+            lambda i: self._one(left[i]), len(left), worthwhile=lambda first: getattr(first, "worth_a_thread", False)
+        )
 
     def _left_alone(self, indices: list[int]) -> list[int]:
         """Solve several matrices at once, where the solver's module does that and they are beyond doubt; those that are left."""

@@ -15,7 +15,7 @@ from .errors import SolveError
 from .memo import FACTORS
 from .retention import Source
 from .solvers import asked
-from .threads import each
+from .threads import each_after_the_first
 
 __all__ = ["COLUMNS", "Determinants"]
 
@@ -54,11 +54,11 @@ class Determinants:
             known += some.each
         known += [None] * (len(self._values) - len(known))
         left = [i for i, one in enumerate(known) if one is None]
-        if left:
-            first = known[left[0]] = self._one(left[0])  # what it finds out about the pattern, the others use
-            others = each(lambda i: self._one(left[i + 1]), len(left) - 1, worthwhile=first.worth_a_thread)
-            for i, one in zip(left[1:], others, strict=True):
-                known[i] = one
+        others = each_after_the_first(
+            lambda i: self._one(left[i]), len(left), worthwhile=lambda first: first.worth_a_thread
+        )
+        for i, one in zip(left, others, strict=True):
+            known[i] = one
         return known
 
     def derivatives(self, directions: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-__all__ = ["blas_has_threads", "by_blocks", "each"]
+__all__ = ["blas_has_threads", "by_blocks", "each", "each_after_the_first"]
 
 T = TypeVar("T")
 # what BLAS libraries read when they are loaded
@@ -35,17 +35,21 @@ def each(call: Callable[[int], T], count: int, *, worthwhile: bool) -> list[T]:
         return list(found)
 
 
-def by_blocks(call: Callable[[Any], Any], b: Any, width: int, *, worthwhile: bool) -> Any:
-    """`call(b)` for `b` `(n, k)`, `width` columns at a time, so that what it makes along the way is that of some columns.
+def each_after_the_first(call: Callable[[int], T], count: int, *, worthwhile: Callable[[T], bool]) -> list[T]:
+    """`each`, with the first call done before the others, which use what it has found out; its result says whether threads are worthwhile."""
+    if count == 0:
+        return []
+    first = call(0)
+    return [first, *each(lambda i: call(i + 1), count - 1, worthwhile=worthwhile(first))]
 
-    The first block is done before the others, which find what it has found out.
-    """
+
+def by_blocks(call: Callable[[Any], Any], b: Any, width: int, *, worthwhile: bool) -> Any:
+    """`call(b)` for `b` `(n, k)`, `width` columns at a time, so that what it makes along the way is that of some columns."""
     x = np.empty(b.shape, dtype=b.dtype)
 
     def one(i: int) -> None:
         part = slice(i * width, (i + 1) * width)
         x[:, part] = call(b[:, part])
 
-    one(0)
-    each(lambda i: one(i + 1), -(-b.shape[1] // width) - 1, worthwhile=worthwhile)
+    each_after_the_first(one, -(-b.shape[1] // width), worthwhile=lambda _: worthwhile)
     return x

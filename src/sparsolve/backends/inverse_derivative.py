@@ -17,7 +17,7 @@ import numpy as np
 from ..arrays import exponent
 from ..errors import SolveError
 from ..solvers import LU, Cholesky
-from ..threads import each
+from ..threads import each_after_the_first
 from .balance import balanced, scaled
 from .host import Structure
 from .readable import ROUNDING, Factor, entry_of
@@ -35,9 +35,7 @@ def derivatives(structure: Structure, values: Any, directions: Any, solver: LU |
     def one(i: int) -> Any:
         return _derivative(structure, values[i], directions[i], solver)
 
-    first = [one(0)] if len(values) else []  # what it finds out about the pattern, the others use
-    worthwhile = structure.shape[0] >= _WORTH_A_THREAD
-    return first + each(lambda i: one(i + 1), len(values) - len(first), worthwhile=worthwhile)
+    return each_after_the_first(one, len(values), worthwhile=lambda _: structure.shape[0] >= _WORTH_A_THREAD)
 
 
 def _derivative(structure: Structure, values: Any, direction: Any, solver: LU | Cholesky) -> Any:
