@@ -47,6 +47,7 @@ from sparsolve.backends import (
 from sparsolve.compressed import _Values
 from sparsolve.coordinates import _Entries, _Placed
 from sparsolve.operands import as_columns
+from sparsolve.pattern import by_rows
 
 # ---- one edit of a function, and its undoing
 
@@ -905,7 +906,7 @@ MISTAKES = [
     ),
     Mistake(
         "from_coo with columns in the old order",
-        sps.Pattern.from_coo.__func__.__wrapped__,
+        by_rows,
         "col[order], shape",
         "col, shape",
         "layouts",

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from .errors import is_dense, sentence
 from .holder import Holder
-from .indices import equal, pointers, readable
+from .indices import equal, readable
 from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
-from .pattern import Pattern, unchecked
+from .pattern import Pattern, by_rows, unchecked
 
 __all__ = [
     "Arithmetic",
@@ -99,8 +99,7 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
 def _side_by_side(pattern: Pattern, other: Pattern) -> tuple[Pattern, Tensor]:
     """The entries of both, and their order."""
     row, col = torch.cat([pattern.rows(), other.rows()]), torch.cat([pattern.col, other.col])
-    order = torch.argsort(row, stable=True)
-    return unchecked(pointers(row[order], pattern.shape[0]), col[order], pattern.shape), order
+    return by_rows(row, col, pattern.shape)
 
 
 @constant

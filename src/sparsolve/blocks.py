@@ -10,10 +10,9 @@ from torch import Tensor
 
 from .arithmetic import Arithmetic
 from .errors import sentence
-from .indices import pointers
 from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
-from .pattern import Pattern, unchecked
+from .pattern import Pattern, by_rows, unchecked
 
 __all__ = ["assembled", "of_dense"]
 
@@ -46,8 +45,7 @@ def _side_by_side(heights: tuple[int, ...], widths: tuple[int, ...], *parts: Any
     wide = max(*shape, sum(pattern.nnz for _, pattern in there)) >= 2**31  # for numbers of 32 bits
     row = torch.cat([_index(pattern.rows(), wide) + sum(heights[:i]) for (i, _), pattern in there])
     col = torch.cat([_index(pattern.col, wide) + sum(widths[:j]) for (_, j), pattern in there])
-    order = torch.argsort(row, stable=True)
-    return unchecked(pointers(row[order], shape[0]), col[order], shape), order
+    return by_rows(row, col, shape)
 
 
 def of_dense(D: Tensor) -> tuple[Tensor, Pattern]:

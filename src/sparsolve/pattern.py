@@ -22,7 +22,7 @@ from .indices import (
 )
 from .levels import constant, unwrapped
 
-__all__ = ["Pattern", "unchecked"]
+__all__ = ["Pattern", "by_rows", "unchecked"]
 
 
 class Pattern:
@@ -90,9 +90,7 @@ class Pattern:
                 sentence(f"row has shape {tuple(row.shape)} and col {tuple(col.shape)}; both must be (nnz,).")
             )
         check_places(row, col, shape)
-        order = torch.argsort(row, stable=True)
-        crow = pointers(row[order], shape[0])
-        return unchecked(crow, col[order], shape), order
+        return by_rows(row, col, shape)
 
     @property
     def nnz(self) -> int:
@@ -129,9 +127,7 @@ class Pattern:
         >>> pattern.adjoint()
         (Pattern(2 x 2, nnz=3, torch.int64, cpu), tensor([0, 2, 1]))
         """
-        order = torch.argsort(self.col, stable=True)
-        crow = pointers(self.col[order], self.shape[1])
-        return unchecked(crow, self.rows()[order], (self.shape[1], self.shape[0])), order
+        return by_rows(self.col, self.rows(), (self.shape[1], self.shape[0]))
 
     @constant
     def submatrix(self, rows: Tensor, columns: Tensor | None = None) -> tuple[Pattern, Tensor]:
@@ -198,6 +194,12 @@ class Pattern:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Pattern, (self.crow, self.col, self.shape)
+
+
+def by_rows(row: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[Pattern, Tensor]:
+    """The pattern of entries in any order, known to be right, and the order that their values have on it."""
+    order = torch.argsort(row, stable=True)
+    return unchecked(pointers(row[order], shape[0]), col[order], shape), order
 
 
 def unchecked(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> Pattern:
