@@ -11,7 +11,7 @@ from . import preconditioners
 from .cupy_device import Structure
 from .cupy_lu import Substitution
 from .cupy_runtime import cupy
-from .preconditioners import Preconditioner
+from .preconditioners import Blocks, Diagonal, Factors, Preconditioner, Sweeps
 
 __all__ = ["build"]
 
@@ -34,67 +34,34 @@ def _on_host(record: PreconditionerRecord, structure: Structure, values: Any) ->
     return preconditioners.build(record, structure.host, values.get())
 
 
-class _Jacobi:
-    """`M⁻¹ = D⁻¹`, made on the device; where that cannot be, the host says why."""
-
-    def __init__(self, record: Jacobi, structure: Structure, values: Any) -> None:
-        cp = cupy()
-        diagonal = cp.zeros(structure.shape[0], dtype=values.dtype)
-        rows, places = structure.diagonal
-        diagonal[rows] = structure.ordered(values, adjoint=True)[places]
-        self._inverse = 1 / diagonal[:, None]
-        if not bool(cp.isfinite(self._inverse).all()):
-            self._inverse = cp.asarray(_on_host(record, structure, values).inverse)
-        self.nbytes = int(self._inverse.nbytes)
-
-    def apply(self, r: Any, *, adjoint: bool) -> Any:
-        return r * (self._inverse.conj() if adjoint else self._inverse)
+def _jacobi(record: Jacobi, structure: Structure, values: Any) -> Diagonal:
+    """Made on the device; where that cannot be, the host says why."""
+    cp = cupy()
+    diagonal = cp.zeros(structure.shape[0], dtype=values.dtype)
+    rows, places = structure.diagonal
+    diagonal[rows] = structure.ordered(values, adjoint=True)[places]
+    inverse = 1 / diagonal[:, None]
+    if not bool(cp.isfinite(inverse).all()):
+        inverse = cp.asarray(_on_host(record, structure, values).inverse)
+    return Diagonal(inverse)
 
 
-class _BlockJacobi:
-    """`M⁻¹ = diag(A₁₁⁻¹, A₂₂⁻¹, ...)`; the last block is filled up with the identity."""
-
-    def __init__(self, record: BlockJacobi, structure: Structure, values: Any) -> None:
-        self._inverse = cupy().asarray(_on_host(record, structure, values).inverse)
-        self.nbytes = int(self._inverse.nbytes)
-
-    def apply(self, r: Any, *, adjoint: bool) -> Any:
-        (m, size), (n, k) = self._inverse.shape[:2], r.shape
-        padded = cupy().zeros((m * size, k), dtype=r.dtype)
-        padded[:n] = r
-        inverse = self._inverse.conj().swapaxes(1, 2) if adjoint else self._inverse
-        return cupy().matmul(inverse, padded.reshape(m, size, k)).reshape(m * size, k)[:n]
+def _block_jacobi(record: BlockJacobi, structure: Structure, values: Any) -> Blocks:
+    return Blocks(cupy().asarray(_on_host(record, structure, values).inverse))
 
 
-class _ILU:
-    """`M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, by SuperLU on the host; triangular solves on the device."""
-
-    def __init__(self, record: ILU, structure: Structure, values: Any) -> None:
-        self._lu = Substitution(_on_host(record, structure, values).lu)
-        self.nbytes = self._lu.nbytes
-
-    def apply(self, r: Any, *, adjoint: bool) -> Any:
-        return self._lu.solve(r, adjoint=adjoint)
+def _ilu(record: ILU, structure: Structure, values: Any) -> Factors:
+    return Factors(Substitution(_on_host(record, structure, values).lu.lu))
 
 
-class _SymmetricGaussSeidel:
-    """`M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹` and `M⁻ᴴ = (D + L)⁻ᴴ Dᴴ (D + U)⁻ᴴ`."""
-
-    def __init__(self, record: SymmetricGaussSeidel, structure: Structure, values: Any) -> None:
-        made = _on_host(record, structure, values)
-        self._diagonal = cupy().asarray(made.diagonal)
-        self._lower, self._upper = Substitution(made.lower), Substitution(made.upper)
-        self.nbytes = self._lower.nbytes + self._upper.nbytes + int(self._diagonal.nbytes)
-
-    def apply(self, r: Any, *, adjoint: bool) -> Any:
-        if adjoint:
-            return self._lower.solve(self._diagonal.conj() * self._upper.solve(r, adjoint=True), adjoint=True)
-        return self._upper.solve(self._diagonal * self._lower.solve(r, adjoint=False), adjoint=False)
+def _symmetric_gauss_seidel(record: SymmetricGaussSeidel, structure: Structure, values: Any) -> Sweeps:
+    made = _on_host(record, structure, values)
+    return Sweeps(Substitution(made.lower.lu), cupy().asarray(made.diagonal), Substitution(made.upper.lu))
 
 
 _MAKERS: dict[type[PreconditionerRecord], Callable[..., Preconditioner]] = {
-    Jacobi: _Jacobi,
-    BlockJacobi: _BlockJacobi,
-    ILU: _ILU,
-    SymmetricGaussSeidel: _SymmetricGaussSeidel,
+    Jacobi: _jacobi,
+    BlockJacobi: _block_jacobi,
+    ILU: _ilu,
+    SymmetricGaussSeidel: _symmetric_gauss_seidel,
 }

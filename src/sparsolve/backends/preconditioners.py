@@ -1,6 +1,7 @@
-"""Preconditioners on CPU, by NumPy and SciPy's SuperLU; multigrid, which needs an optional library, is a file of its own.
+"""Preconditioners: how they are applied, on any device, and how they are made on the CPU, by NumPy and SciPy's SuperLU.
 
-Each is a fixed linear map made once from the canonical matrix (duplicates added up), with its exact adjoint.
+Multigrid, which needs an optional library, is a file of its own. Each is a fixed linear map made once from the canonical matrix (duplicates
+added up), with its exact adjoint.
 `A = L + D + U` is the strict lower triangle, the diagonal and the strict upper triangle.
 """
 
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from ..arrays import namespace
 from ..errors import SolveError, sentence
 from ..given import ApproximateInverse, Factored
 from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, PreconditionerRecord, SymmetricGaussSeidel
@@ -23,7 +25,7 @@ from .ordering import TRIANGULAR
 from .strategy import Matrix
 from .superlu_memory import spilu, splu
 
-__all__ = ["Preconditioner", "build"]
+__all__ = ["Blocks", "Diagonal", "Factors", "Preconditioner", "Sweeps", "build"]
 
 _COLUMNS = 16  # right-hand sides of SuperLU at a time
 
@@ -47,78 +49,105 @@ def build(record: PreconditionerRecord, structure: Structure, values: Any) -> Pr
     return _MAKERS[type(record)](record, structure, structure.csc(values))
 
 
-class _Jacobi:
-    """`M⁻¹ = D⁻¹`."""
+class Diagonal:
+    """`M⁻¹ = D⁻¹`, its numbers as `(n, 1)`."""
 
-    def __init__(self, record: Jacobi, structure: Structure, A: Any) -> None:
-        with np.errstate(all="ignore"):
-            self.inverse = 1 / _diagonal("Jacobi", structure, A)[:, None]
-        self.nbytes = int(self.inverse.nbytes)
+    def __init__(self, inverse: Any) -> None:
+        self.inverse, self.nbytes = inverse, int(inverse.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
         return r * (self.inverse.conj() if adjoint else self.inverse)
 
 
-class _BlockJacobi:
-    """`M⁻¹ = diag(A₁₁⁻¹, A₂₂⁻¹, ...)`; the last block is filled up with the identity."""
+class Blocks:
+    """`M⁻¹ = diag(A₁₁⁻¹, A₂₂⁻¹, ...)`, its blocks as `(blocks, size, size)`; the last one is filled up with the identity."""
 
-    def __init__(self, record: BlockJacobi, structure: Structure, A: Any) -> None:
-        n = structure.shape[0]
-        self._size = size = max(1, min(record.size, n))
-        blocks = np.zeros((max(1, -(-n // size)), size, size), dtype=A.dtype)
-        filled = np.arange(n, blocks.shape[0] * size)
-        blocks[-1, filled % size, filled % size] = 1
-        row, column = A.indices, np.repeat(np.arange(n), np.diff(A.indptr))
-        inside = row // size == column // size
-        row, column = row[inside], column[inside]
-        blocks[row // size, row % size, column % size] = A.data[inside]
-        self.inverse = _inverses(blocks)
-        self.nbytes = int(self.inverse.nbytes)
+    def __init__(self, inverse: Any) -> None:
+        self.inverse, self.nbytes = inverse, int(inverse.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
-        m, size, (n, k) = self.inverse.shape[0], self._size, r.shape
-        padded = np.zeros((m * size, k), dtype=r.dtype)
+        (m, size), (n, k), xp = self.inverse.shape[:2], r.shape, namespace(r)
+        padded = xp.zeros((m * size, k), dtype=r.dtype)
         padded[:n] = r.conj() if adjoint else r
         inverse = self.inverse.swapaxes(1, 2) if adjoint else self.inverse
-        x = (inverse @ padded.reshape(m, size, k)).reshape(m * size, k)[:n]
+        x = xp.matmul(inverse, padded.reshape(m, size, k)).reshape(m * size, k)[:n]
         return x.conj() if adjoint else x
 
 
-class _ILU:
-    """`M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, by SuperLU."""
+class Factors:
+    """`M⁻¹ = Q Ũ⁻¹ L̃⁻¹ P`, by what solves with it and its adjoint, `solve(r, adjoint=)`."""
 
-    def __init__(self, record: ILU, structure: Structure, A: Any) -> None:
-        if structure.empty or Matrix.of(structure, A).unfit:
-            raise singular(A, "ILU has no pivot to choose.")
-        try:
-            self.lu = spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
-        except RuntimeError as error:  # SciPy: "Factor is exactly singular"
-            raise singular(A, "ILU met an exactly zero pivot.") from error
-        with np.errstate(all="ignore"):
-            usable = np.isfinite(self.lu.solve(np.ones(A.shape[0], dtype=A.dtype))).all()
-        if not usable:
-            raise singular(A, "ILU found a factor that overflows.")
-        self.nbytes = _factor_bytes(self.lu, A)
+    def __init__(self, lu: Any) -> None:
+        self.lu, self.nbytes = lu, lu.nbytes
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
-        return _solve(self.lu, r, adjoint)
+        return self.lu.solve(r, adjoint=adjoint)
 
 
-class _SymmetricGaussSeidel:
-    """`M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹` and `M⁻ᴴ = (D + L)⁻ᴴ Dᴴ (D + U)⁻ᴴ`."""
+class Sweeps:
+    """`M⁻¹ = (D + U)⁻¹ D (D + L)⁻¹` and `M⁻ᴴ = (D + L)⁻ᴴ Dᴴ (D + U)⁻ᴴ`, by what solves with `D + L` and with `D + U`, and D as `(n, 1)`."""
 
-    def __init__(self, record: SymmetricGaussSeidel, structure: Structure, A: Any) -> None:
-        self.diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
-        try:
-            self.lower, self.upper = (splu(part(A, format="csc"), **TRIANGULAR) for part in (sp.tril, sp.triu))
-        except RuntimeError as error:  # SciPy: "Factor is exactly singular"
-            raise SolveError(sentence("SymmetricGaussSeidel found a factor that overflows.", n=A.shape[0])) from error
-        self.nbytes = sum(_factor_bytes(f, A) for f in (self.lower, self.upper)) + int(self.diagonal.nbytes)
+    def __init__(self, lower: Any, diagonal: Any, upper: Any) -> None:
+        self.lower, self.diagonal, self.upper = lower, diagonal, upper
+        self.nbytes = lower.nbytes + upper.nbytes + int(diagonal.nbytes)
 
     def apply(self, r: Any, *, adjoint: bool) -> Any:
         if adjoint:
-            return _solve(self.lower, self.diagonal.conj() * _solve(self.upper, r, adjoint), adjoint)
-        return _solve(self.upper, self.diagonal * _solve(self.lower, r, adjoint), adjoint)
+            return self.lower.solve(self.diagonal.conj() * self.upper.solve(r, adjoint=True), adjoint=True)
+        return self.upper.solve(self.diagonal * self.lower.solve(r, adjoint=False), adjoint=False)
+
+
+class _Substitution:
+    """SuperLU's two triangular solves, some columns at a time; as many bytes as its own count of entries says."""
+
+    def __init__(self, lu: Any, A: Any) -> None:
+        self.lu, self.nbytes = lu, int(lu.nnz) * (int(A.data.itemsize) + 4)
+
+    def solve(self, r: Any, *, adjoint: bool) -> Any:
+        trans = "N" if not adjoint else "H" if np.iscomplexobj(r) else "T"
+        parts = [self.lu.solve(r[:, j : j + _COLUMNS], trans) for j in range(0, max(r.shape[1], 1), _COLUMNS)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _jacobi(record: Jacobi, structure: Structure, A: Any) -> Diagonal:
+    with np.errstate(all="ignore"):
+        return Diagonal(1 / _diagonal("Jacobi", structure, A)[:, None])
+
+
+def _block_jacobi(record: BlockJacobi, structure: Structure, A: Any) -> Blocks:
+    n = structure.shape[0]
+    size = max(1, min(record.size, n))
+    blocks = np.zeros((max(1, -(-n // size)), size, size), dtype=A.dtype)
+    filled = np.arange(n, blocks.shape[0] * size)
+    blocks[-1, filled % size, filled % size] = 1
+    row, column = A.indices, np.repeat(np.arange(n), np.diff(A.indptr))
+    inside = row // size == column // size
+    row, column = row[inside], column[inside]
+    blocks[row // size, row % size, column % size] = A.data[inside]
+    return Blocks(_inverses(blocks))
+
+
+def _ilu(record: ILU, structure: Structure, A: Any) -> Factors:
+    if structure.empty or Matrix.of(structure, A).unfit:
+        raise singular(A, "ILU has no pivot to choose.")
+    try:
+        lu = spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
+    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+        raise singular(A, "ILU met an exactly zero pivot.") from error
+    with np.errstate(all="ignore"):
+        usable = np.isfinite(lu.solve(np.ones(A.shape[0], dtype=A.dtype))).all()
+    if not usable:
+        raise singular(A, "ILU found a factor that overflows.")
+    return Factors(_Substitution(lu, A))
+
+
+def _symmetric_gauss_seidel(record: SymmetricGaussSeidel, structure: Structure, A: Any) -> Sweeps:
+    diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
+    try:
+        lower, upper = (_Substitution(splu(part(A, format="csc"), **TRIANGULAR), A) for part in (sp.tril, sp.triu))
+    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+        raise SolveError(sentence("SymmetricGaussSeidel found a factor that overflows.", n=A.shape[0])) from error
+    return Sweeps(lower, diagonal, upper)
 
 
 def _amg(record: AMG, structure: Structure, A: Any) -> Preconditioner:
@@ -135,10 +164,10 @@ def _given(record: Any, structure: Structure, A: Any) -> Preconditioner:
 
 
 _MAKERS: dict[type[PreconditionerRecord], Callable[..., Preconditioner]] = {
-    Jacobi: _Jacobi,
-    BlockJacobi: _BlockJacobi,
-    ILU: _ILU,
-    SymmetricGaussSeidel: _SymmetricGaussSeidel,
+    Jacobi: _jacobi,
+    BlockJacobi: _block_jacobi,
+    ILU: _ilu,
+    SymmetricGaussSeidel: _symmetric_gauss_seidel,
     AMG: _amg,
     ApproximateInverse: _given,
     Factored: _given,
@@ -182,15 +211,3 @@ def _inverses(blocks: Any) -> Any:
             )
         )
     return inverse
-
-
-def _solve(lu: Any, r: Any, adjoint: bool) -> Any:
-    """SuperLU's two triangular solves, some columns at a time."""
-    trans = "N" if not adjoint else "H" if np.iscomplexobj(r) else "T"
-    parts = [lu.solve(r[:, j : j + _COLUMNS], trans) for j in range(0, max(r.shape[1], 1), _COLUMNS)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-
-
-def _factor_bytes(lu: Any, A: Any) -> int:
-    """From SuperLU's own count of entries."""
-    return int(lu.nnz) * (int(A.data.itemsize) + 4)
