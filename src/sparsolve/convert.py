@@ -27,12 +27,11 @@ from .convert_checks import (
     require_described,
     require_matrix,
     require_tensor,
-    rising,
     undescribed,
     unknown_dtype,
 )
 from .errors import sentence
-from .indices import check_entries, check_form, check_places
+from .indices import check_entries, check_form, check_places, rising
 from .levels import constant
 
 __all__ = ["c2t_coo", "c2t_csr", "csr_parts", "t2c_coo", "t2c_csr"]

@@ -18,7 +18,6 @@ __all__ = [
     "require_described",
     "require_matrix",
     "require_tensor",
-    "rising",
     "undescribed",
     "unknown_dtype",
 ]
@@ -155,11 +154,3 @@ def _parts(M: Any, format: str) -> dict[str, Any]:
         return {}
     entries = int(M.indptr[-1])  # more than that may be allocated
     return {"indices": M.indices[:entries], "data": M.data[:entries]}
-
-
-def rising(row: Any, col: Any) -> Any:
-    """Whether each entry but the first comes after the one before it in row-major order: of tensors, or of NumPy's arrays.
-
-    Where all do, the entries are canonical: sorted, and no two of one place.
-    """
-    return (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (col[1:] > col[:-1]))

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from .backends.cupy_runtime import array, here, sparse
-from .convert_checks import rising, undescribed, unknown_dtype
+from .convert_checks import undescribed, unknown_dtype
 from .errors import PatternError, of_device, sentence
-from .indices import check_entries, rows
+from .indices import check_entries, rising, rows
 
 __all__ = ["c2t_coo", "c2t_csr", "t2c_coo", "t2c_csr"]
 

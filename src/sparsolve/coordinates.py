@@ -12,9 +12,8 @@ from typing import Any, NoReturn, TypeVar
 import torch
 from torch import Tensor
 
-from .convert_checks import rising
 from .errors import of_device, sentence
-from .indices import check_places, pointers
+from .indices import check_places, pointers, rising
 from .pattern import Pattern, unchecked
 
 __all__ = ["coordinates", "no_tangent", "of_coo", "refused"]

@@ -21,6 +21,7 @@ __all__ = [
     "pointers",
     "readable",
     "renumbered",
+    "rising",
     "rows",
     "sizes",
 ]
@@ -172,6 +173,14 @@ def renumbered(name: str, index: Tensor, size: int) -> tuple[Tensor, int]:
     if not torch.equal(place[index], torch.arange(len(index), device=index.device)):
         raise ValueError(sentence(f"{name} has a number twice; each row and column can be taken once."))
     return place, len(index)
+
+
+def rising(row: Any, col: Any) -> Any:
+    """Whether each entry but the first comes after the one before it in row-major order: of tensors, or of NumPy's arrays.
+
+    Where all do, the entries are canonical: sorted, and no two of one place.
+    """
+    return (row[1:] > row[:-1]) | ((row[1:] == row[:-1]) & (col[1:] > col[:-1]))
 
 
 def check_entries(crow: Tensor, col: Tensor, shape: tuple[int, int]) -> None:

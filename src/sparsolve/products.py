@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import sentence
-from .indices import check_entries, have_numbers, pointers
+from .indices import check_entries, have_numbers, pointers, rising
 from .levels import constant
 from .operands import require_batches, require_length, require_pattern
 from .pattern import Pattern, unchecked
@@ -68,8 +68,7 @@ def coalesced(values: Tensor, pattern: Pattern) -> tuple[Tensor, Pattern]:
 
 @constant
 def _is_canonical(pattern: Pattern) -> bool:
-    row, col = pattern.rows(), pattern.col
-    return bool(((row[1:] > row[:-1]) | (col[1:] > col[:-1])).all())
+    return bool(rising(pattern.rows(), pattern.col).all())
 
 
 def look(pattern: Pattern) -> None:
