@@ -72,7 +72,7 @@ def _canonical(T: Tensor) -> Any:
 
 
 def _preconditioner(how: ByName, system: System) -> Callable[[Any], Any] | None:
-    """M as a function of `(n, 1)`; for the adjoint of an unsymmetric matrix M's adjoint, if it has one."""
+    """M as a function of `(n, 1)` for this matrix, if there is one."""
     if how.M is None:
         return None
     M = how.M.value
@@ -87,11 +87,7 @@ def _preconditioner(how: ByName, system: System) -> Callable[[Any], Any] | None:
         )
     if sparse().issparse(M):
         M = M.copy()  # a product may sort it in place
-    M = sparse_linalg().aslinearoperator(M)
-    if how.transposed and how.method not in ("cg", "minres"):
-        try:
-            M.rmatvec(system.b)
-        except NotImplementedError:
-            return None
-        M = M.H
+    M = how.oriented(sparse_linalg().aslinearoperator(M), system.b)
+    if M is None:
+        return None
     return lambda r: system.preconditioner(M.matvec(aligned(r.ravel())).astype(r.dtype, copy=False))[:, None]

@@ -97,6 +97,16 @@ class ByName:
         """Steps that `maxiter` counts as one, for n unknowns."""
         return min(self.restart or _RESTART, n) if self.method == "gmres" else 1
 
+    def oriented(self, M: Any, b: Any) -> Any:
+        """M, an operator, for this matrix; for the adjoint of an unsymmetric one M's adjoint, None if it has none."""
+        if not self.transposed or self.method in ("cg", "minres"):
+            return M
+        try:
+            M.rmatvec(b)
+        except NotImplementedError:
+            return None
+        return M.H
+
     def own(self) -> dict[str, Any]:
         """x0 and callback, where they are meant for this solve."""
         return {} if self.transposed or self.derivative else OWN.get()

@@ -94,21 +94,14 @@ class _Run:
 
 
 def _preconditioner(how: ByName, b: Any) -> Any:
-    """M as an operator for this matrix; for the adjoint of an unsymmetric one M's adjoint, if it has one."""
+    """M as an operator for this matrix, if there is one."""
     if how.M is None:
         return None
     M = how.M.value
     if isinstance(M, Tensor):
         with outside_transforms():
             M = array(M) if M.layout not in SPARSE else t2c_csr(M.detach().to_sparse_csr())
-    M = sla.aslinearoperator(M)
-    if not how.transposed or how.method in ("cg", "minres"):
-        return M
-    try:
-        M.rmatvec(b)
-    except NotImplementedError:
-        return None
-    return M.H
+    return how.oriented(sla.aslinearoperator(M), b)
 
 
 def _hermitian_minres(A: Any, b: Any, *, M: Any, callback: Any, **options: Any) -> Any:
