@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .backends import array_module
-from .backends.named import OWN, ByName, Kept
+from .backends.named import OWN, ByIdentity, ByName
 from .c4t_arguments import DIRECT, Selection, require_known, require_matrix, require_rhs
 from .c4t_options import OWN_NAMES, checked_options
 from .matrix import SparseMatrix
@@ -108,7 +108,7 @@ def _side(
     if isinstance(selection, str):
         names = ("rtol", "atol", "maxiter", *(("restart",) if selection == "gmres" else ()))
         chosen = {name: options[name] for name in names if options[name] is not None}
-        M = None if options["M"] is None else Kept(options["M"])
+        M = None if options["M"] is None else ByIdentity(options["M"])
         return ByName(method=selection, M=M, transposed=transposed, **chosen)
     assert selection is not None
     dropped = (*OWN_NAMES, "M") if transposed else OWN_NAMES
@@ -121,7 +121,7 @@ def _comparable(value: Any) -> Any:
     return (
         (type(value), repr(value), value)
         if isinstance(value, (bool, int, float, complex, str, type(None)))
-        else Kept(value)
+        else ByIdentity(value)
     )
 
 
@@ -143,7 +143,7 @@ class _Given:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, A: Any, b: Any) -> Any:
-        kwargs = {k: v.value if isinstance(v, Kept) else v[-1] for k, v in self.items}
+        kwargs = {k: v.value if isinstance(v, ByIdentity) else v[-1] for k, v in self.items}
         own = {} if self.transposed or self.derivative else OWN.get().get("given", {})
         return self.function(A, b, **kwargs, **own)
 

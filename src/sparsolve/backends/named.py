@@ -21,7 +21,7 @@ from ..errors import ConvergenceError, sentence
 from ..krylov_columns import norm
 from .diagnosis import not_finite, overflow
 
-__all__ = ["METHODS", "OWN", "SPARSE", "ByName", "Kept", "System", "length"]
+__all__ = ["METHODS", "OWN", "SPARSE", "ByName", "ByIdentity", "System", "length"]
 
 METHODS = ("cg", "cgs", "minres", "gmres")
 # of the call under way: x0 and callback for methods by name, and "given", both as they came, for callables
@@ -39,7 +39,7 @@ _CAUSES = {
 }
 
 
-class Kept:
+class ByIdentity:
     """A value compared by identity, so that arrays can stand in a hashable record."""
 
     __slots__ = ("value",)
@@ -48,7 +48,7 @@ class Kept:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Kept) and self.value is other.value
+        return isinstance(other, ByIdentity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
@@ -75,7 +75,7 @@ class ByName:
     atol: float = 0.0
     maxiter: int | None = None
     restart: int | None = None
-    M: Kept | None = None
+    M: ByIdentity | None = None
     transposed: bool = False
     derivative: bool = False
 
