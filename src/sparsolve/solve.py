@@ -16,7 +16,7 @@ from .operands import guess, is_vector, plan
 from .operators import Operator, apply
 from .preconditioner_records import PreconditionerRecord
 from .result import Info, Solution
-from .solvers import LU, Solver, callable_key
+from .solvers import LU, Function, Solver
 
 __all__ = ["matmul", "solve", "solve_with_info"]
 
@@ -238,7 +238,7 @@ def _key(solver: Any, b: Tensor) -> str:
                 remedy=_record(solver),
             )
         )
-    return callable_key(solver, b.dim() == 1)
+    return Function(forward=solver, adjoint=solver, vector=b.dim() == 1).key
 
 
 def _record(solver: Any) -> str:

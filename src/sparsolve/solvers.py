@@ -25,7 +25,6 @@ __all__ = [
     "Function",
     "Solver",
     "asked",
-    "callable_key",
     "cotangent",
     "decode",
     "real",
@@ -201,11 +200,6 @@ class Function(Solver):
 
 def _relative(call: Any) -> Any:
     return call.relative() if hasattr(call, "relative") else call
-
-
-def callable_key(call: Callable[..., Any], vector: bool) -> str:
-    """The key of one callable that solves with `A` or `Aᴴ`, as it is given."""
-    return Function(forward=call, adjoint=call, vector=vector).key
 
 
 def split(key: str) -> tuple[str, str]:
