@@ -32,7 +32,7 @@ from .kept import Body
 from .registration import attach
 from .solvers import cotangent, tangent
 
-__all__ = ["constant_pattern", "fold", "lead", "matmul", "sample", "solve", "summed", "unfold"]
+__all__ = ["attached", "constant_pattern", "fold", "lead", "matmul", "sample", "solve", "summed", "unfold"]
 
 Tangents = Sequence[Tensor | None]
 Dims = Sequence[int | None]
@@ -228,13 +228,14 @@ def unfold(x: Tensor, size: int, k: int) -> Tensor:
     return x.reshape(*x.shape[:-1], size, k).movedim(-2, 0).contiguous()
 
 
-def _attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int, **more: Any) -> Any:
+def attached(name: str, backward: Any, jvp: Any, vmap: Any, *unread: int, **more: Any) -> Any:
+    """What calls the op of `ops.py` with these rules; `unread` as for `attach`, `more` as for `Body`."""
     body = Body(ops.bodies[name], **more)
     return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=unread, body=body)
 
 
-_solve = _attached(
+_solve = attached(
     "solve", _solve_backward, _solve_jvp, _solve_vmap, 3, 7, keep=ops.solve_and_keep, at_once=_solve_backward_at_once
 )  # b, x0
-_matmul = _attached("matmul", _matmul_backward, _matmul_jvp, _matmul_vmap, -1)  # y
-_sample = _attached("sample", _sample_backward, _sample_jvp, _sample_vmap, -1)  # s
+_matmul = attached("matmul", _matmul_backward, _matmul_jvp, _matmul_vmap, -1)  # y
+_sample = attached("sample", _sample_backward, _sample_jvp, _sample_vmap, -1)  # s

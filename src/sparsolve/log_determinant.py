@@ -24,17 +24,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import ops
-from .calculus import constant_pattern, lead, matmul, sample, summed
+from .calculus import attached, constant_pattern, lead, matmul, sample, summed
 from .calculus import solve as solve_columns
 from .determinants import COLUMNS
 from .errors import kind_of, sentence
-from .kept import Body
 from .matrix import SparseMatrix
 from .operands import require_dtype, require_length, require_pattern, uncast
 from .operators import Operator
 from .pattern import Pattern
-from .registration import attach
 from .solvers import LU, Cholesky
 
 __all__ = ["SLogDet", "inverse_entries", "slogdet"]
@@ -256,10 +253,7 @@ def _derivative_vmap(
     return _inverse_derivative(values, w, crow, col, solver), 0
 
 
-def _attached(name: str, backward: Any, jvp: Any, vmap: Any) -> Any:
-    return attach(name, backward=backward, jvp=jvp, vmap=vmap, unread=(-1,), body=Body(ops.bodies[name]))
-
-
-_logdet = _attached("logdet", _logdet_backward, _logdet_jvp, _logdet_vmap)
-_inverse_entries = _attached("inverse_entries", _entries_backward, _entries_jvp, _entries_vmap)
-_inverse_derivative = _attached("inverse_derivative", _derivative_backward, _derivative_jvp, _derivative_vmap)
+# no rule reads the output, -1
+_logdet = attached("logdet", _logdet_backward, _logdet_jvp, _logdet_vmap, -1)
+_inverse_entries = attached("inverse_entries", _entries_backward, _entries_jvp, _entries_vmap, -1)
+_inverse_derivative = attached("inverse_derivative", _derivative_backward, _derivative_jvp, _derivative_vmap, -1)
