@@ -1043,8 +1043,8 @@ def test_available(monkeypatch, device):
 
 def test_both_devices_have_the_same_functions():
     own = {
-        "Matrix",
         "Product",
+        "Products",
         "Rows",
         "gathered",
         "largest",

@@ -510,7 +510,7 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
     name: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Solves would hide a mistake in the fronts."""
-    monkeypatch.setattr(readable.Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
+    monkeypatch.setattr(readable.ReadableFactor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
     gradient(*SYSTEMS[name](dtype))
 
 
@@ -519,7 +519,7 @@ def test_nothing_is_solved_for_where_the_fronts_are_right(
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_many_fronts_and_no_solves(kind: str, dtype: torch.dtype, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree of fronts, Hermitian with phases that are not real, and not."""
-    monkeypatch.setattr(readable.Factor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
+    monkeypatch.setattr(readable.ReadableFactor, "_solved", lambda self: pytest.fail("the fronts were not believed"))
     values, pattern = made(grid(12, 12) + sp.eye(144), dtype, phases=kind == "general")
     if dtype.is_complex and kind == "hermitian":
         phase = torch.polar(torch.ones(144, dtype=F64), torch.arange(144, dtype=F64))
@@ -657,8 +657,8 @@ def test_complex_steps_of_a_batch(unsolved: None) -> None:
 
 def test_a_hessian_takes_one_factorization_for_each_direction(unsolved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     v, pattern = large("symmetric")
-    made_here, Factor = [], inverse_derivative.Factor
-    monkeypatch.setattr(inverse_derivative, "Factor", lambda *a: made_here.append(1) or Factor(*a))
+    made_here, Factor = [], inverse_derivative.ReadableFactor
+    monkeypatch.setattr(inverse_derivative, "ReadableFactor", lambda *a: made_here.append(1) or Factor(*a))
     other = 2 * v * (pattern.rows() == pattern.col)
     f = lambda t: log_abs(v * t[0].exp() + other * t[1], pattern)  # noqa: E731
     t = torch.tensor([0.3, 0.2], dtype=F64)
@@ -672,20 +672,20 @@ def test_a_hessian_takes_one_factorization_for_each_direction(unsolved: None, mo
 @pytest.mark.usefixtures("superlu")
 @pytest.mark.parametrize("wrong", ["fronts", "factor", "complex"])
 def test_solved_for_where_the_complex_step_fails(wrong: str, fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = inverse_derivative.Factor.inverse
+    right = inverse_derivative.ReadableFactor.inverse
     if wrong == "fronts":
 
         def turned(self: Any) -> Any:
             Z = right(self)
             return Z * (1 + 1e-6j) if np.iscomplexobj(Z) else Z
 
-        monkeypatch.setattr(inverse_derivative.Factor, "inverse", turned)
+        monkeypatch.setattr(inverse_derivative.ReadableFactor, "inverse", turned)
     if wrong == "factor":
 
         def fails(*_: Any) -> Any:
             raise sps.SingularMatrixError("not this one")
 
-        monkeypatch.setattr(inverse_derivative, "Factor", fails)
+        monkeypatch.setattr(inverse_derivative, "ReadableFactor", fails)
     v, pattern = large("general")
     w = torch.randn_like(v)
     if wrong != "complex":

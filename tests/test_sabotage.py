@@ -808,14 +808,14 @@ MISTAKES = [
     ),
     Mistake(
         "sign of the permutations lost",
-        readable.Factor.determinant,
+        readable.ReadableFactor.determinant,
         "if not np.array_equal(*self._orders)",
         "if False",
         "log_determinant real, log_determinant complex",
     ),
     Mistake(
         "signs of the pivots lost",
-        readable.Factor.determinant,
+        readable.ReadableFactor.determinant,
         "int(np.count_nonzero(pivots < 0))",
         "0",
         "log_determinant real",

@@ -23,8 +23,8 @@ from . import host
 from .cupy_runtime import aligned, array, cupy, give_back, here, new, now, sparse, tensor
 
 __all__ = [
-    "Matrix",
     "Product",
+    "Products",
     "Structure",
     "array",
     "empty",
@@ -194,8 +194,8 @@ class Product:
         return sum(int(a.nbytes) for a in (self.M.data, self.M.indices, self.M.indptr))
 
 
-class Matrix:
-    """One matrix to multiply with, in the form that a product wants."""
+class Products:
+    """Those with one matrix and with its adjoint, each in the form that it wants."""
 
     def __init__(self, structure: Structure, values: Any) -> None:
         self._structure, self._values = structure, values
@@ -210,7 +210,7 @@ class Matrix:
         """`Aᴴ`."""
         return Product(self._structure.csr(self._values, adjoint=True))
 
-    def settled(self) -> Matrix:
+    def settled(self) -> Products:
         """With both made now: what one stream makes when it first needs it, another could read too early."""
         self._values = self.plain, self.adjoint  # and the caller's values are let go of
         return self
@@ -221,12 +221,12 @@ class Matrix:
         return 2 * int(self.plain.M.data.nbytes)
 
 
-def matrix(structure: Structure, values: Any) -> Matrix:
+def matrix(structure: Structure, values: Any) -> Products:
     """The matrix with entries as given, for products."""
-    return Matrix(structure, values)
+    return Products(structure, values)
 
 
-def multiply(A: Matrix, x: Any, *, adjoint: bool) -> Any:
+def multiply(A: Products, x: Any, *, adjoint: bool) -> Any:
     """`A x` or `Aᴴ x`, `x` `(n, k)`."""
     return (A.adjoint if adjoint else A.plain) @ x
 

@@ -21,7 +21,7 @@ from ..solvers import LU, Cholesky
 from . import Outcome, Remembered, cudss, strategy
 from .backward_error import BackwardError, DistrustedError
 from .conditioning import condition, doubtful
-from .cupy_device import Matrix, Structure, multiply
+from .cupy_device import Products, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
 from .diagnosis import no_pivot, not_definite, not_finite, require_positive, singular
@@ -75,7 +75,7 @@ class LUFactor:
         unique, merged = self._host.unique, self._host.merged(values.get())
         merged = unique.hermitian_part(merged) if self._definite else merged
         self._A = A = unique.csc(merged)
-        self._M = Matrix(structure, values).settled()
+        self._M = Products(structure, values).settled()
         if self._host.empty:
             raise no_pivot(A, definite=self._definite)
         self._error = BackwardError(unique, merged, placed=cupy().asarray)

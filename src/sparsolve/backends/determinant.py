@@ -15,7 +15,7 @@ from .balance import balanced, scaled
 from .dense_determinant import together
 from .host import Structure
 from .inverse_derivative import derivatives
-from .readable import Factor, entry_of
+from .readable import ReadableFactor, entry_of
 
 __all__ = ["Determinant", "derivatives", "factorize", "together"]
 
@@ -41,11 +41,11 @@ class Determinant:
 
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
         self._structure, self._lock, self._inverse = structure, threading.Lock(), None
-        self._factor: Factor | None = None
+        self._factor: ReadableFactor | None = None
         self.log, self.sign, self.nbytes, self.worth_a_thread = 0.0, 1.0, 0, False
         if structure.shape[0]:
             balance = balanced(structure.unique, structure.merged(values))
-            self._factor = factor = Factor(structure.unique, balance.values, solver)
+            self._factor = factor = ReadableFactor(structure.unique, balance.values, solver)
             log, self.sign = factor.determinant()
             self.log, self._powers = log + math.log(2) * balance.total, balance.powers
             self.nbytes, self.worth_a_thread = 2 * factor.nbytes, factor.worth_a_thread

@@ -20,7 +20,7 @@ from ..solvers import LU, Cholesky
 from ..threads import each_after_the_first
 from .balance import balanced, scaled
 from .host import Structure
-from .readable import ROUNDING, Factor, entry_of
+from .readable import ROUNDING, ReadableFactor, entry_of
 
 __all__ = ["derivatives"]
 
@@ -51,7 +51,7 @@ def _derivative(structure: Structure, values: Any, direction: Any, solver: LU | 
     if not np.isfinite(step).all():
         return None
     try:
-        Z = Factor(unique, step, LU(backend=solver.backend)).inverse()
+        Z = ReadableFactor(unique, step, LU(backend=solver.backend)).inverse()
     except SolveError:
         return None
     inverse, change = Z.real, np.ldexp(Z.imag, -shift)

@@ -26,7 +26,7 @@ from .host import Structure
 from .ordering import Reordered
 from .selected_inverse import selected_inverse
 
-__all__ = ["ROUNDING", "Factor", "entry_of"]
+__all__ = ["ROUNDING", "ReadableFactor", "entry_of"]
 
 # SuperLU's, in any order
 _READABLE = (Strategy.SUPERLU_SYMMETRIC, Strategy.SUPERLU, Strategy.SUPERLU_CHOLESKY, Strategy.METIS)
@@ -52,7 +52,7 @@ class _UnrefinedError(BackwardError):
         raise DistrustedError("A large residual was left without refinement.", None)
 
 
-class Factor(DirectFactor):
+class ReadableFactor(DirectFactor):
     """`P A Q = L U` with a small backward error of each row, without refinement."""
 
     def __init__(self, structure: Structure, values: Any, solver: LU | Cholesky) -> None:
