@@ -10,7 +10,7 @@ from . import Remembered, iterative
 from .cupy_device import Product, Structure
 from .cupy_preconditioners import build
 from .cupy_runtime import now
-from .diagnosis import not_finite
+from .diagnosis import require_finite
 from .iterative import IterativeFactor, Prepared, moderate, prepared_key
 
 __all__ = ["factorize", "matrix_free"]
@@ -22,9 +22,7 @@ def factorize(structure: Structure, values: Any, solver: Iterative, remembered: 
 
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
-    error = not_finite("values", values)
-    if error is not None:
-        raise error
+    require_finite("values", values)
     M = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
     values, scale = moderate(values)
     A = {adjoint: Product(structure.csr(values, adjoint=adjoint)) for adjoint in (False, True)}

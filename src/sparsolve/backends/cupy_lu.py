@@ -24,7 +24,7 @@ from .conditioning import condition, doubtful
 from .cupy_device import Products, Structure, multiply
 from .cupy_runtime import cupy, now, sparse_linalg
 from .decomposition import DecompositionError, NotPositive
-from .diagnosis import no_pivot, not_definite, not_finite, require_positive, singular
+from .diagnosis import no_pivot, not_definite, require_finite, require_positive, singular
 from .ordering import Reordered
 
 __all__ = ["LUFactor", "Substitution", "factorize", "suitable"]
@@ -102,9 +102,7 @@ class LUFactor:
                 return Outcome(self._refined(lu, b, adjoint), strategy=int(name))
             except (DecompositionError, DistrustedError) as failure:
                 fact = str(failure.args[0])
-            error = not_finite("b", b)
-            if error is not None:
-                raise error
+            require_finite("b", b)
             with self._lock:
                 if self._lu is lu:
                     self._lu, self._strategy = self._next(fact, None)

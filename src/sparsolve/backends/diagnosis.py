@@ -11,7 +11,16 @@ from ..errors import NotPositiveDefiniteError, SingularMatrixError, SolveError, 
 from .matching import shortage
 from .nullspace import dependence, listed, null_space
 
-__all__ = ["entry_not_finite", "no_pivot", "not_definite", "not_finite", "overflow", "require_positive", "singular"]
+__all__ = [
+    "entry_not_finite",
+    "no_pivot",
+    "not_definite",
+    "not_finite",
+    "overflow",
+    "require_finite",
+    "require_positive",
+    "singular",
+]
 
 
 def not_finite(name: str, a: Any) -> SolveError | None:
@@ -22,6 +31,13 @@ def not_finite(name: str, a: Any) -> SolveError | None:
     bad = np.argwhere(~np.isfinite(a))
     place = tuple(int(i) for i in bad[0])
     return _not_finite(f"{name}[{', '.join(map(str, place))}]", a[place], len(bad), a.size)
+
+
+def require_finite(name: str, a: Any) -> None:
+    """Refuse NaN and Inf in `a`."""
+    error = not_finite(name, a)
+    if error is not None:
+        raise error
 
 
 def _not_finite(place: str, value: Any, bad: int, total: int) -> SolveError:

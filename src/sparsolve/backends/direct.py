@@ -24,7 +24,7 @@ from .backward_error import BackwardError, DistrustedError, Sizes
 from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
 from .decomposition import NotPositive
-from .diagnosis import entry_not_finite, no_pivot, not_definite, not_finite, require_positive, singular
+from .diagnosis import entry_not_finite, no_pivot, not_definite, not_finite, require_finite, require_positive, singular
 from .host import Product, Structure, largest_size, quietly
 from .lowered import Lowered, cast, lower, too_low
 from .strategy import Decomposition, Matrix, candidates
@@ -148,8 +148,7 @@ class DirectFactor:
                 return quietly(self._refined, stage, b, adjoint)
             except DistrustedError as doubt:
                 fact, found = doubt.args
-            if (error := not_finite("b", b)) is not None:
-                raise error
+            require_finite("b", b)
             with self._lock:
                 if self._stage is stage:
                     self._stage = self._next(fact, found, self._matrix())

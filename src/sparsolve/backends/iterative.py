@@ -17,7 +17,7 @@ from ..krylov_columns import norm, ordered
 from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
-from .diagnosis import not_finite
+from .diagnosis import require_finite
 from .given import given
 from .host import Structure
 from .preconditioners import Preconditioner, build
@@ -55,9 +55,7 @@ def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int
                 remedy="Give an approximate inverse, ApproximateInverse(f), or a matrix near A, Factored(A_near).",
             )
         )
-    error = not_finite("params", theta)
-    if error is not None:
-        raise error
+    require_finite("params", theta)
     return IterativeFactor(Prepared(products, None if M is None else given(M, n, dtype), entries=False), solver)
 
 
@@ -81,9 +79,7 @@ class Prepared(NamedTuple):
 
 def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
     """Products with A share the memory of the values and of the pattern; those with its adjoint have the values in their own order."""
-    error = not_finite("values", values)
-    if error is not None:
-        raise error
+    require_finite("values", values)
     made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
     values, scale = moderate(values)
     A = {
@@ -118,11 +114,9 @@ class IterativeFactor:
 
     def solve(self, b: Any, *, adjoint: bool, x0: Any) -> Outcome:
         """Iterate from x0, or from zero, for all columns at once."""
-        error = not_finite("b", b)
-        if error is None and x0 is not None:
-            error = not_finite("x0", x0)
-        if error is not None:
-            raise error
+        require_finite("b", b)
+        if x0 is not None:
+            require_finite("x0", x0)
         solver, M, A, scale = self._solver, self._apply(adjoint), self._A[adjoint], self._scale
         maxiter = 10 * len(b) if solver.maxiter is None else solver.maxiter
         if x0 is not None and scale != 1:

@@ -19,7 +19,7 @@ import torch
 from ..arrays import exponent, namespace, shifted
 from ..errors import ConvergenceError, sentence
 from ..krylov_columns import norm
-from .diagnosis import not_finite, overflow
+from .diagnosis import overflow, require_finite
 
 __all__ = ["METHODS", "OWN", "SPARSE", "ByName", "ByIdentity", "System", "length"]
 
@@ -138,9 +138,8 @@ class System:
         """x0 in these units; zero where it is None, or so large that its residual overflows, or where b is 0."""
         zero = namespace(self.b).zeros(self.b.shape, dtype=self.b.dtype)
         for name, a in (("A.data", self.A.data), ("b", self.b), ("x0", x0)):
-            error = None if a is None else not_finite(name, a)
-            if error is not None:
-                raise error
+            if a is not None:
+                require_finite(name, a)
         if x0 is None or self.size == 0:
             return zero
         x = shifted(x0.astype(self.b.dtype), self._of_A - self._exponent)

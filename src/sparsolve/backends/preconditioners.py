@@ -18,7 +18,7 @@ from ..arrays import namespace
 from ..errors import SolveError, sentence
 from ..given import ApproximateInverse, Factored
 from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, PreconditionerRecord, SymmetricGaussSeidel
-from .diagnosis import not_finite, singular
+from .diagnosis import require_finite, singular
 from .given import given
 from .host import Structure
 from .ordering import TRIANGULAR
@@ -43,9 +43,7 @@ class Preconditioner(Protocol):
 
 def build(record: PreconditionerRecord, structure: Structure, values: Any) -> Preconditioner:
     """The preconditioner that `record` names, for a square matrix; `SolveError` where `M` is singular or `values` are not finite."""
-    error = not_finite("values", values)
-    if error is not None:
-        raise error
+    require_finite("values", values)
     return _MAKERS[type(record)](record, structure, structure.csc(values))
 
 
