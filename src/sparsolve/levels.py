@@ -157,7 +157,7 @@ def in_trace() -> bool:
 
 def is_wrapped(t: Tensor) -> bool:
     """Whether a transform of torch.func has wrapped this tensor, so that its numbers cannot be read."""
-    return _transforming() and _level_of(t) is not None and (_level_of(t) or 0) > 0
+    return _transforming() and (_level_of(t) or 0) > 0
 
 
 def is_followed(t: Tensor) -> bool:

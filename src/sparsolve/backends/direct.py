@@ -82,9 +82,9 @@ class DirectFactor:
         self._solver, self._lock = solver, threading.Lock()
         self._structure, self._values = structure.unique, structure.merged(values)
         self._product = Product(self._structure, self._values)
-        if structure.empty:
-            raise no_pivot(structure.csc(values), definite=isinstance(solver, Cholesky))
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
+        if structure.empty:
+            raise no_pivot(structure.csc(values), definite=self._definite)
         self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
         sizes = np.abs(self._values)
         self._sizes: Sizes | None = Product(self._structure, sizes)  # for the first solve, which lets go of it
