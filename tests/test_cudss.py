@@ -6,6 +6,7 @@ import contextlib
 import gc
 import re
 import traceback
+from importlib import metadata
 from types import SimpleNamespace
 
 import numpy as np
@@ -594,7 +595,7 @@ def test_it_is_looked_for_in_the_wheel_of_torchs_cuda_and_then_elsewhere(monkeyp
     for name in ("libcudss.so.1", "libcudss_mtlayer_gomp.so.1", "libother.so"):
         (tmp_path / "lib" / name).touch()
     monkeypatch.setenv("CUDSS_DIR", str(tmp_path))
-    monkeypatch.setattr(cudss_library.metadata, "files", lambda name: asked.append(name) or [])
+    monkeypatch.setattr(metadata, "files", lambda name: asked.append(name) or [])
     asked = []
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     places = list(cudss_library._places())
@@ -612,7 +613,7 @@ def test_a_record_of_a_file_that_is_elsewhere(library, name, monkeypatch, tmp_pa
     here, away = tmp_path / name, tmp_path / "away" / name
     here.touch()
     recorded = [SimpleNamespace(name=name, locate=lambda p=p: p) for p in (away, here)]
-    monkeypatch.setattr(library.metadata, "files", lambda _: recorded)
+    monkeypatch.setattr(metadata, "files", lambda _: recorded)
     assert str(next(library._places())) == str(here)
     here.unlink()
     assert str(tmp_path) not in {str(p)[: len(str(tmp_path))] for p in library._places()}

@@ -8,20 +8,16 @@ nonsense too, return success and solve with A: a wrong gradient. So nothing belo
 from __future__ import annotations
 
 import ctypes
-import glob
 import os
-import sys
 from collections.abc import Iterator
 from functools import cache
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..errors import sentence
 from .cupy_runtime import cuda_major, give_back
-from .decomposition import DecompositionError
+from .decomposition import DecompositionError, places
 
 __all__ = [
     "Config",
@@ -186,18 +182,9 @@ def prepared(found: Any) -> str | None:
 
 
 def _places() -> Iterator[str]:
-    """Where cuDSS may be: the wheel for torch's CUDA, then CUDSS_DIR, conda's environment, and what the system's loader knows."""
-    try:
-        files = metadata.files(f"nvidia-cudss-cu{cuda_major()}") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    recorded = (Path(str(f.locate())).resolve() for f in files if _is_library(f.name))
-    yield from (str(p) for p in recorded if p.exists())
-    roots = [os.environ.get("CUDSS_DIR"), os.environ.get("CONDA_PREFIX"), sys.prefix]
-    for root in dict.fromkeys(r for r in roots if r):
-        for folder in ("lib", "lib64", "bin", "Library/bin"):
-            found = glob.glob(os.path.join(glob.escape(root), folder, "*cudss*"))
-            yield from sorted((p for p in found if _is_library(os.path.basename(p))), reverse=True)
+    """Where cuDSS may be: the wheel for torch's CUDA first, what the system's loader knows last."""
+    folders = ("lib", "lib64", "bin", "Library/bin")
+    yield from map(str, places(f"nvidia-cudss-cu{cuda_major()}", "CUDSS_DIR", folders, _is_library))
     yield from ("libcudss.so.1", "cudss64_1.dll")
 
 

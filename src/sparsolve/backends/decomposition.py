@@ -8,10 +8,14 @@ matrix and call that success.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-__all__ = ["DecompositionError", "Kind", "NotPositive", "served"]
+__all__ = ["DecompositionError", "Kind", "NotPositive", "places", "served"]
 
 T = TypeVar("T", bound=Any)
 Kind = Literal["general", "symmetric", "hermitian", "positive"]
@@ -37,3 +41,17 @@ def served(decompose: Callable[[], T], kind: Kind) -> T | None:
             raise
         return None
     return None if found.perturbed else found
+
+
+def places(wheel: str, variable: str, folders: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Path]:
+    """Files of wanted names, where a library may be: the wheel of this environment, `variable`, conda's environment, and beside Python."""
+    try:
+        files = metadata.files(wheel) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    recorded = (Path(str(f.locate())).resolve() for f in files if wanted(f.name))
+    yield from (p for p in recorded if p.exists())  # conda keeps them elsewhere
+    roots = [os.environ.get(variable), os.environ.get("CONDA_PREFIX"), sys.prefix]
+    for root in dict.fromkeys(r for r in roots if r):
+        for folder in folders:
+            yield from sorted((p for p in Path(root, folder).glob("*") if wanted(p.name)), reverse=True)

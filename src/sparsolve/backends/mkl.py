@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from .decomposition import places
 
 __all__ = ["missing", "pardiso", "threads"]
 
@@ -118,18 +119,8 @@ def _shares_openmp() -> bool:
 
 
 def _places() -> Iterator[Path]:
-    """Where `mkl_rt` may be: the `mkl` wheel of this environment, MKLROOT, conda's environment, and beside Python."""
-    try:
-        files = metadata.files("mkl") or []
-    except metadata.PackageNotFoundError:
-        files = []
-    recorded = (Path(str(f.locate())).resolve() for f in files if _is_runtime(f.name))
-    yield from (p for p in recorded if p.exists())  # conda keeps them elsewhere
-    roots = [os.environ.get("MKLROOT"), os.environ.get("CONDA_PREFIX"), sys.prefix]
-    for root in dict.fromkeys(r for r in roots if r):
-        for folder in ("lib", "lib/intel64", "Library/bin", "bin"):
-            found = sorted(Path(root, folder).glob("*mkl_rt*"), reverse=True)
-            yield from (p for p in found if _is_runtime(p.name))
+    """Where `mkl_rt` may be."""
+    return places("mkl", "MKLROOT", ("lib", "lib/intel64", "Library/bin", "bin"), _is_runtime)
 
 
 def _is_runtime(name: str) -> bool:
