@@ -95,6 +95,7 @@ ORDER = [
     "determinants",
     "ops",
     "calculus",
+    "selection",
     "coordinates",
     "compressed",
     "holder",

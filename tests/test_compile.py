@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.func import hessian, jacfwd, jacrev
+from torch.func import hessian, jacfwd, jacrev, jvp
 
 import oracle
 import sparsolve as sps
@@ -428,3 +428,45 @@ def test_export_with_a_symbolic_batch(strict: bool) -> None:
         program = torch.export.export(Module(), arguments, dynamic_shapes=dims, strict=strict)
         larger = tuple(torch.cat([a, a, a]) if d else a for a, d in zip(arguments, dims, strict=True))
         torch.testing.assert_close(program.module()(*larger), Module()(*larger))
+
+
+# ---- second derivatives by Inductor, which cannot differentiate index operations twice
+
+
+A44 = sps.SparseMatrix.from_torch(
+    (torch.eye(4) + torch.eye(4).roll(1, 0) + torch.eye(4).roll(2, 1)).double().to_sparse()
+)
+C44 = sps.SparseMatrix.from_torch((2 * torch.eye(4) + torch.ones(4, 4).tril()).double().to_sparse())
+TURNED = torch.arange(A44.nnz - 1, -1, -1)
+ROW, COL = A44.pattern.rows()[TURNED], A44.pattern.col[TURNED]
+ORDERED = {
+    "sum": lambda A: sps.matmul(A + C44, sps.matmul(A + C44, b4)),
+    "transpose": lambda A: sps.matmul(A.mT, sps.matmul(A, b4)),
+    "diagonal": lambda A: A.diagonal() ** 3,
+    "entries": lambda A: sps.matmul(sps.SparseMatrix.from_coo(A.values.sin(), ROW, COL, (4, 4)), sps.matmul(A, b4)),
+    "blocks": lambda A: sps.matmul(
+        sps.SparseMatrix.from_blocks([[A, C44], [None, sps.SparseMatrix(A.values.sin(), A.pattern)]]), b8
+    ),
+    "inverse": lambda A: sps.inverse_entries(A + C44).values,
+}
+b4, b8 = torch.arange(1.0, 5.0, dtype=torch.float64), torch.arange(8.0, dtype=torch.float64)
+
+
+@pytest.mark.filterwarnings("ignore:.torch._prims_common.check. is deprecated:FutureWarning")  # Inductor's own
+@pytest.mark.parametrize("second", ["hessian", "jvp of jvp"])
+@pytest.mark.parametrize("name", ORDERED)
+def test_second_derivatives_of_other_orders_by_inductor(name: str, second: str) -> None:
+    """Torch's own `values[order]`, `index_add` and `cat` are wrong there, or end the process."""
+
+    def loss(v: Tensor) -> Tensor:
+        return ORDERED[name](sps.SparseMatrix(v, A44.pattern)).sin().sum()
+
+    v = torch.linspace(1, 2, A44.nnz, dtype=torch.float64)
+    along = {"hessian": hessian(loss), "jvp of jvp": lambda v: jvp(lambda v: jvp(loss, (v,), (U,))[1], (v,), (V,))[1]}[
+        second
+    ]
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(along, fullgraph=True)(v), along(v), rtol=1e-10, atol=1e-10)
+
+
+U, V = torch.linspace(-1, 1, A44.nnz, dtype=torch.float64), torch.linspace(2, 0, A44.nnz, dtype=torch.float64)

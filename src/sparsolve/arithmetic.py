@@ -15,6 +15,7 @@ from .indices import equal, readable
 from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, by_rows, unchecked
+from .selection import added_up, joined, taken
 
 __all__ = [
     "Arithmetic",
@@ -91,8 +92,9 @@ def added(a: Tensor, pattern: Pattern, b: Tensor, other: Pattern) -> tuple[Tenso
             if _is_diagonal(diagonal) and (places := _diagonal_places(form)) is not None:
                 return _onto(onto, places, d), form
     batch = torch.broadcast_shapes(a.shape[:-1], b.shape[:-1])
-    values = torch.cat([a.expand(*batch, a.shape[-1]), b.expand(*batch, b.shape[-1])], dim=-1)
-    return ordered(values, *_side_by_side(pattern, other))
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    form, order = _side_by_side(pattern, other)
+    return joined([t.to(dtype).expand(*batch, t.shape[-1]) for t in (a, b)], order), form
 
 
 @constant
@@ -131,7 +133,7 @@ def _onto(values: Tensor, places: Tensor, d: Tensor) -> Tensor:
 def ordered(values: Tensor, pattern: Pattern, order: Tensor) -> tuple[Tensor, Pattern]:
     """Values given in another order of the entries than the pattern's."""
     require_length(values, pattern)
-    return values[..., order], pattern
+    return taken(values, order), pattern
 
 
 def transposed(values: Tensor, pattern: Pattern) -> tuple[Tensor, Pattern]:
@@ -144,8 +146,7 @@ def diagonal(values: Tensor, pattern: Pattern) -> Tensor:
     require_length(values, require_pattern(pattern))
     row = pattern.rows()
     own = torch.where(row == pattern.col, values, 0)
-    sums = values.new_zeros(*values.shape[:-1], pattern.shape[0]).index_add(-1, row, own)
-    return sums[..., : pattern.shape[1]]
+    return added_up(own, pattern.crow, row)[..., : pattern.shape[1]]
 
 
 def diagonal_pattern(d: Tensor) -> Pattern:

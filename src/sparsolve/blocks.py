@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from .errors import sentence
 from .levels import constant
 from .operands import require_batches, require_dense, require_length, require_pattern
 from .pattern import Pattern, by_rows, unchecked
+from .selection import joined
 
 __all__ = ["assembled", "of_dense"]
 
@@ -31,10 +33,11 @@ def assembled(blocks: Blocks) -> tuple[Tensor, Pattern]:
             raise ValueError(sentence(fact, remedy="Use A.to(device)."))
         require_batches(batch, A.values.shape[:-1], f"block {place}", "the blocks before")
         batch = torch.broadcast_shapes(batch, A.values.shape[:-1])
-    values = torch.cat([A.values.expand(*batch, A.values.shape[-1]) for _, A in there], dim=-1)
+    dtype = functools.reduce(torch.promote_types, (A.dtype for _, A in there))
+    values = [A.values.to(dtype).expand(*batch, A.nnz) for _, A in there]
     parts = (x for place, A in there for x in (place, A.pattern))
     pattern, order = _side_by_side(tuple(heights), tuple(widths), *parts)
-    return values[..., order], pattern
+    return joined(values, order), pattern
 
 
 @constant

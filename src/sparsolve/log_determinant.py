@@ -32,6 +32,7 @@ from .matrix import SparseMatrix
 from .operands import require_dtype, require_length, require_pattern, uncast
 from .operators import Operator
 from .pattern import Pattern
+from .selection import scaled
 from .solvers import LU, Cholesky
 
 __all__ = ["SLogDet", "inverse_entries", "slogdet"]
@@ -130,7 +131,7 @@ def inverse_entries(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) 
     place = pattern.rows().long() * pattern.shape[1] + pattern.col
     places = place.sort().values
     shared = torch.searchsorted(places, place, right=True) - torch.searchsorted(places, place)
-    return SparseMatrix(entries / shared, pattern).mH
+    return SparseMatrix(scaled(entries, (1 / shared).to(entries.dtype)), pattern).mH
 
 
 def _square(A: SparseMatrix | Tensor, solver: Any, what: str) -> tuple[Tensor, Pattern]:

@@ -3,8 +3,7 @@
     (A B)_ij = Σ_k A_ik B_kj,    values  c = S ((P a) ∘ (Q b))
 
 P and Q take the entries that meet, S adds up those for one place: three sparse matrices of ones, which the patterns alone decide. So this is two sparse
-products, a product of numbers and one more sparse product, whose derivatives are of the same kind; no compiler has to make code of indices, of which Inductor of torch 2.13
-fails to differentiate twice.
+products, a product of numbers and one more sparse product, whose derivatives are of the same kind.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import calculus
 from .errors import kind_of, sentence
 from .indices import pointers
 from .levels import constant
@@ -20,10 +18,9 @@ from .matrix import SparseMatrix
 from .operands import require_dtype, require_length, require_pattern, uncast
 from .pattern import Pattern
 from .products import look, terms
+from .selection import Ones, times
 
 __all__ = ["Product"]
-
-Ones = tuple[Tensor, Tensor, int]  # row pointers, columns, and the number of columns, of a matrix of ones
 
 
 class Product:
@@ -74,8 +71,8 @@ class Product:
         """
         a, b = self._values("A", A, self._left), self._values("B", B, self._right)
         dtype = torch.promote_types(a.dtype, b.dtype)
-        met = _times(self._take_left, a.to(dtype)) * _times(self._take_right, b.to(dtype))
-        return SparseMatrix(_times(self._sums, met), self.pattern)
+        met = times(self._take_left, a.to(dtype)) * times(self._take_right, b.to(dtype))
+        return SparseMatrix(times(self._sums, met), self.pattern)
 
     def __repr__(self) -> str:
         return f"Product({self._left!r}, {self._right!r})"
@@ -115,13 +112,4 @@ def _ones(left: Pattern, right: Pattern) -> tuple[Ones, Ones, Ones, Pattern]:
     p, q, count = p[order], q[order], len(order)
     each = torch.arange(count + 1, device=p.device)
     sums = pointers(place, pattern.nnz)
-    return (each, p, left.nnz), (each, q, right.nnz), (sums, each[:-1], count), pattern
-
-
-def _times(ones: Ones, values: Tensor) -> Tensor:
-    """The matrix of ones times each of several vectors `(*batch, columns)`: a batch is so many columns."""
-    crow, col, columns = ones
-    batch = values.shape[:-1]
-    x = values.reshape(batch.numel(), columns).mT
-    unit = torch.ones(col.shape[0], dtype=values.dtype, device=values.device)
-    return calculus.matmul(unit, crow, col, x, columns, False).mT.reshape(*batch, crow.shape[0] - 1)
+    return Ones(each, p, left.nnz), Ones(each, q, right.nnz), Ones(sums, each[:-1], count), pattern
