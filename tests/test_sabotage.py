@@ -883,8 +883,8 @@ MISTAKES = [
     Mistake(
         "a sum with the values in the old order",
         arithmetic.added,
-        "ordered(values, *_side_by_side(pattern, other))",
-        "(values, _side_by_side(pattern, other)[0])",
+        "joined([t.to(dtype).expand(*batch, t.shape[-1]) for t in (a, b)], order)",
+        "torch.cat([t.to(dtype).expand(*batch, t.shape[-1]) for t in (a, b)], dim=-1)",
         "layouts",
     ),
     Mistake("a shift onto other entries", arithmetic._onto, "places, d", "places.flip(0), d", "layouts"),
