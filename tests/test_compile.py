@@ -470,3 +470,38 @@ def test_second_derivatives_of_other_orders_by_inductor(name: str, second: str) 
 
 
 U, V = torch.linspace(-1, 1, A44.nnz, dtype=torch.float64), torch.linspace(2, 0, A44.nnz, dtype=torch.float64)
+
+
+# ---- the same, of sizes and dtypes that a trace leaves open
+
+PARTS = {
+    "transpose": lambda A: A.mT.values,
+    "diagonal": lambda A: A.diagonal(),
+    "sum": lambda A: (A + C44.to(A.dtype)).values,
+    "blocks": lambda A: sps.SparseMatrix.from_blocks([[A, C44.to(A.dtype)]]).values,
+    "entries": lambda A: sps.SparseMatrix.from_coo(A.values, ROW, COL, (4, 4)).values,
+}
+each_part = pytest.mark.parametrize("name", PARTS)
+
+
+@each_part
+@pytest.mark.parametrize("strict", [False, True])
+def test_exported_with_any_batch(name: str, strict: bool) -> None:
+    class Module(torch.nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return PARTS[name](sps.SparseMatrix(v, A44.pattern))
+
+    many = torch.rand(3, A44.nnz, dtype=torch.float64)
+    made_of = torch.export.export(Module(), (many,), dynamic_shapes=({0: torch.export.Dim("B")},), strict=strict)
+    more = torch.rand(5, A44.nnz, dtype=torch.float64)
+    torch.testing.assert_close(made_of.module()(more), Module()(more))
+
+
+@each_part
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64], ids=str)
+def test_compiled_with_any_dtype(name: str, dtype: torch.dtype) -> None:
+    v = torch.linspace(1, 2, A44.nnz, dtype=torch.float64).to(dtype)
+    f = lambda v: PARTS[name](sps.SparseMatrix(v, A44.pattern))  # noqa: E731
+    found = compiled(f)(v)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, f(v))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import pickle
 import re
@@ -408,6 +409,12 @@ def test_modes_that_are_equal() -> None:
     assert (one.key == same.key, one.key == other.key) == (True, False)
     assert repr(one) == "AMG(method='smoothed_aggregation', near_nullspace=Vectors(32 x 3, float64))"
     assert pickle.loads(pickle.dumps(one)) == one
+    turned = modes[::-1].astype(">f8")
+    assert AMG(near_nullspace=turned) == AMG(near_nullspace=np.ascontiguousarray(modes[::-1]))
+    file = io.BytesIO()
+    torch.save(CG(preconditioner=one), file)
+    file.seek(0)
+    assert torch.load(file) == CG(preconditioner=one)
 
 
 @pytest.mark.parametrize(

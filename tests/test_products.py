@@ -139,6 +139,13 @@ def test_batches_and_dtypes_of_a_product() -> None:
         (lambda A, B: sps.Product(A, B)(A, A.mT), ValueError, "B is on another pattern than this product's"),
         (lambda A, B: sps.Product(A, B)(A, B.values), TypeError, "B is a torch.strided tensor"),
         (lambda A, B: sps.Product(A, B)(A.to(torch.float16), B), TypeError, "float16"),
+        (
+            lambda A, B: sps.Product(A, B)(
+                sps.SparseMatrix(A.values.expand(2, -1), A.pattern), sps.SparseMatrix(B.values.expand(3, -1), B.pattern)
+            ),
+            ValueError,
+            "broadcast",
+        ),
     ],
 )
 def test_products_that_are_refused(call: Any, error: type[Exception], match: str) -> None:

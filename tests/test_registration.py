@@ -44,6 +44,30 @@ PRIVATE = [
         "the guard that the kernels of torch/_library/autograd.py use",
     ),
     (
+        "torch._C._autograd",
+        "_top_saved_tensors_default_hooks",
+        "looks at hooks for saved tensors, with which torch.func.vjp refuses to begin",
+        "what torch.autograd.graph.saved_tensors_hooks calls, and torch/_functorch/_aot_autograd/utils.py asks",
+    ),
+    (
+        "torch._C._autograd",
+        "_pop_saved_tensors_default_hooks",
+        "takes away hooks for saved tensors, with which torch.func.vjp refuses to begin",
+        "what torch.autograd.graph.saved_tensors_hooks calls, and torch/_functorch/_aot_autograd/utils.py asks",
+    ),
+    (
+        "torch._C._autograd",
+        "_push_saved_tensors_default_hooks",
+        "puts back hooks for saved tensors, with which torch.func.vjp refuses to begin",
+        "what torch.autograd.graph.saved_tensors_hooks calls, and torch/_functorch/_aot_autograd/utils.py asks",
+    ),
+    (
+        "torch.fx.experimental.proxy_tensor",
+        "get_proxy_mode",
+        "tells whether make_fx or torch.func.linearize makes a graph, which will hold a ticket alone",
+        "what torch/fx/experimental/proxy_tensor.py has for the mode that is active",
+    ),
+    (
         "torch._C._functorch",
         "get_unwrapped",
         "goes from a tensor of one level to that of the level below",

@@ -209,6 +209,9 @@ def test_stacked() -> None:
 def test_what_cannot_be_stacked() -> None:
     with pytest.raises(ValueError, match=r"matrices\[1\] has another pattern"):
         sps.SparseMatrix.stack([matrix(), sps.SparseMatrix.from_diagonal(b)])
+    A = matrix()
+    with pytest.raises(ValueError, match=r"matrices\[1\] is a batch of shape \(2,\)"):
+        sps.SparseMatrix.stack([A, sps.SparseMatrix(A.values.expand(2, -1), A.pattern)])
     with pytest.raises(TypeError, match=r"matrices\[1\] is a Tensor"):
         sps.SparseMatrix.stack([matrix(), b])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="no matrices"):

@@ -31,7 +31,7 @@ class Holder:
         """The batch of matrices on one pattern, `(len(matrices), *batch, nnz)`, differentiably; the `collate_fn` of a `DataLoader`, for one.
 
         Args:
-            matrices: one at least; their patterns are equal.
+            matrices: one at least; their patterns are equal, and their batches; dtypes are promoted.
 
         Raises:
             TypeError, ValueError: other objects, none, or different patterns.
@@ -45,6 +45,11 @@ class Holder:
         for i, A in enumerate(matrices):
             if not isinstance(A, cls):
                 raise TypeError(sentence(f"matrices[{i}] is a {type(A).__name__}; a SparseMatrix is needed."))
+            if A.values.shape[:-1] != matrices[0].values.shape[:-1]:
+                batches = [tuple(m.values.shape[:-1]) for m in (A, matrices[0])]
+                raise ValueError(
+                    sentence(f"matrices[{i}] is a batch of shape {batches[0]}, matrices[0] of {batches[1]}.")
+                )
             if A.pattern != matrices[0].pattern:
                 raise ValueError(
                     sentence(

@@ -15,7 +15,7 @@ from .errors import kind_of, sentence
 from .indices import pointers
 from .levels import constant
 from .matrix import SparseMatrix
-from .operands import require_dtype, require_length, require_pattern, uncast
+from .operands import require_batches, require_dtype, require_length, require_pattern, uncast
 from .pattern import Pattern
 from .products import look, terms
 from .selection import Ones, times
@@ -67,9 +67,10 @@ class Product:
             A, B: on the two patterns.
 
         Raises:
-            TypeError, ValueError: other objects, or a matrix on another pattern.
+            TypeError, ValueError: other objects, a matrix on another pattern, batches that do not broadcast.
         """
         a, b = self._values("A", A, self._left), self._values("B", B, self._right)
+        require_batches(a.shape[:-1], b.shape[:-1], "B")
         dtype = torch.promote_types(a.dtype, b.dtype)
         met = times(self._take_left, a.to(dtype)) * times(self._take_right, b.to(dtype))
         return SparseMatrix(times(self._sums, met), self.pattern)

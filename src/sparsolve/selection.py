@@ -6,6 +6,7 @@ program. A product is one call of an op there, and its derivatives are products 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -68,9 +69,12 @@ def times(ones: Ones, values: Tensor, instead: Tensor | None = None, *, adjoint:
 
     With `instead` it has these entries.
     """
+    if values.dtype in (torch.float16, torch.bfloat16):  # of which SciPy has none
+        by = None if instead is None else instead.float()
+        return times(ones, values.float(), by, adjoint=adjoint).to(values.dtype)
     crow, col, columns = ones
     batch, n = values.shape[:-1], values.shape[-1]
-    x = values.reshape(batch.numel(), n).mT
+    x = values.reshape(math.prod(batch), n).mT  # `numel` would make a number of a symbol
     unit = torch.ones(col.shape[0], dtype=values.dtype, device=values.device) if instead is None else instead
     y = calculus.matmul(unit, crow, col, x, columns, adjoint)
     return y.mT.reshape(*batch, columns if adjoint else crow.shape[0] - 1)

@@ -17,6 +17,7 @@ from .pattern import Pattern
 from .preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, SymmetricGaussSeidel
 from .result import Info, Solution, Status, Strategy
 from .solvers import LU, Cholesky
+from .vectors import Vectors
 
 
 def _to_json(pattern: Pattern) -> Any:
@@ -62,7 +63,9 @@ def _register(cls: type[Any], child: str, constant: str, make: Callable[..., Any
 
 # what `torch.load` may make of a file: arrays, checked where a Pattern is made, and numbers
 _RECORDS = [LU, Cholesky, CG, CGS, BiCGStab, GMRES, MINRES, Jacobi, BlockJacobi, ILU, SymmetricGaussSeidel, AMG]
-torch.serialization.add_safe_globals([Pattern, SparseMatrix, Info, SLogDet, Solution, Status, Strategy, *_RECORDS])
+torch.serialization.add_safe_globals(
+    [Pattern, SparseMatrix, Info, SLogDet, Solution, Status, Strategy, Vectors, *_RECORDS]
+)
 _register(
     SparseMatrix, "values", "pattern", SparseMatrix, to_dumpable_context=_to_json, from_dumpable_context=_from_json
 )

@@ -39,7 +39,9 @@ class Vectors(Constant):
     """
 
     def __init__(self, name: str, vectors: Any) -> None:
-        t = torch.as_tensor(vectors) if isinstance(vectors, np.ndarray) else vectors
+        t = vectors
+        if isinstance(vectors, np.ndarray) and vectors.dtype.kind in "fc":  # of any order of bytes and axes
+            t = torch.from_numpy(np.array(vectors, dtype=vectors.dtype.newbyteorder("="), order="C"))
         if not isinstance(t, torch.Tensor) or t.layout is not torch.strided or t.dtype not in DTYPES:
             what = f"a {t.layout} tensor of {t.dtype}" if isinstance(t, torch.Tensor) else f"a {type(t).__name__}"
             raise TypeError(sentence(f"{name} is {what}; a dense tensor (n, k) of float or complex numbers is needed."))
@@ -48,6 +50,9 @@ class Vectors(Constant):
         self.columns = copied(name, "vectors", t).reshape(t.shape[0], -1)
         if not np.isfinite(self.columns).all():
             raise ValueError(sentence(f"{name} holds NaN or Inf."))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Vectors, ("near_nullspace", torch.from_numpy(self.columns))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Vectors):
