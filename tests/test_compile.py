@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch.func import hessian, jacfwd, jacrev, jvp
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import oracle
 import sparsolve as sps
@@ -495,6 +496,35 @@ def test_exported_with_any_batch(name: str, strict: bool) -> None:
     made_of = torch.export.export(Module(), (many,), dynamic_shapes=({0: torch.export.Dim("B")},), strict=strict)
     more = torch.rand(5, A44.nnz, dtype=torch.float64)
     torch.testing.assert_close(made_of.module()(more), Module()(more))
+
+
+def test_gradients_are_exported_by_way_of_make_fx() -> None:
+    values, pattern, b = problem()
+    gradient = torch.func.grad(lambda v: sps.solve(sps.SparseMatrix(v, pattern), b).sin().sum())
+
+    class Inside(torch.nn.Module):
+        def forward(self, v: Tensor) -> Tensor:
+            return gradient(v)
+
+    exported = torch.export.export(make_fx(gradient)(values), (values,))
+    torch.testing.assert_close(exported.module()(2 * values), gradient(2 * values))
+    # when this passes, mend docs/transforms.md
+    with pytest.raises(RuntimeError, match=r"not supported with torch\.export"):
+        torch.export.export(Inside(), (values,))
+
+
+def test_linearize_in_deterministic_mode() -> None:
+    """Torch traces it with memory that this mode fills with NaN, unless it is told not to."""
+    values, pattern, b = problem()
+    f = lambda v: sps.solve(sps.SparseMatrix(v, pattern), b).sin().sum()  # noqa: E731
+    fill = torch.utils.deterministic.fill_uninitialized_memory
+    try:
+        torch.use_deterministic_algorithms(True)
+        with pytest.raises(sps.SolveError, match="nan"):
+            torch.func.linearize(f, values)
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 @each_part

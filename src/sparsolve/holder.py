@@ -120,10 +120,6 @@ class Holder:
         """
         return type(self)(self.values.detach(), self.pattern)
 
-    def pin_memory(self: M, *args: Any) -> M:
-        """The matrix with values in page-locked memory, as a `DataLoader(pin_memory=True)` asks for it."""
-        return type(self)(self.values.pin_memory(*args), self.pattern)
-
     def clone(self: M) -> M:
         """The matrix with values of their own memory, differentiably; the pattern is shared."""
         return type(self)(self.values.clone(), self.pattern)

@@ -82,10 +82,9 @@ class Product:
         """Those of a matrix on the pattern that is meant."""
         if not isinstance(A, SparseMatrix):
             raise TypeError(sentence(f"{name} is {kind_of(A)}; a SparseMatrix is needed."))
-        other = (
-            torch.compiler.is_compiling() or A.pattern == pattern
-        )  # of traced indices there are no numbers to compare
-        if not other or (A.shape, A.nnz) != (pattern.shape, pattern.nnz):
+        # of traced indices there are no numbers to compare
+        same = torch.compiler.is_compiling() or A.pattern == pattern
+        if not same or (A.shape, A.nnz) != (pattern.shape, pattern.nnz):
             raise ValueError(
                 sentence(
                     f"{name} is on another pattern than this product's, {A.pattern} and {pattern}.",
