@@ -565,7 +565,7 @@ def test_waits_of_a_direct_solve(device):
     values, pattern, b = system(device, "Poisson 3-D", F64, 4)
     solve(values, pattern, b)
     activities = [ProfilerActivity.CPU] + ([] if device == "cpu" else [ProfilerActivity.CUDA])
-    with profile(activities=activities) as trace:
+    with profile(activities=activities, acc_events=True) as trace:
         solve(values, pattern, b)
     waits = [e for e in trace.key_averages() if e.key in ("cudaStreamSynchronize", "cudaEventSynchronize")]
     assert sum(e.count for e in waits) <= 5

@@ -19,7 +19,7 @@ import torch
 from torch.func import vmap
 
 import sparsolve as sps
-from sparsolve import CG, GMRES, Pattern, SparseMatrix, solve
+from sparsolve import CG, GMRES, Pattern, SparseMatrix, solve, tickets
 from sparsolve.backends import host
 from sparsolve.backends.preconditioners import Preconditioner, build
 from sparsolve.errors import BackendUnavailableError, SingularMatrixError, SolveError
@@ -397,8 +397,18 @@ def test_modes_have_no_derivatives_and_are_copied() -> None:
     torch.testing.assert_close(f(A.values), expected.sum())
     dense_gradient = torch.func.grad(lambda v: sps.solve(SparseMatrix(v, A.pattern), b).sum())(A.values)
     torch.testing.assert_close(torch.func.grad(f)(A.values), dense_gradient, rtol=1e-8, atol=1e-8)
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(A.values), expected.sum())
+
+
+@pytest.mark.xfail(
+    not tickets._DYNAMO_GUARDS_IDS, reason="before torch 2.13 Dynamo takes no vectors in a record", strict=True
+)
+def test_modes_in_compiled_code() -> None:
+    A, modes = elastic(8)
+    b, solver = torch.ones(A.shape[0], dtype=A.dtype), CG(rtol=1e-12, preconditioner=AMG(near_nullspace=modes))
+    compiled = torch.compile(
+        lambda v: sps.solve(SparseMatrix(v, A.pattern), b, solver), fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(A.values), sps.solve(A, b))
 
 
 def test_modes_that_are_equal() -> None:
