@@ -371,6 +371,20 @@ def test_closures_are_refused_where_dynamo_cannot_tell_them_apart() -> None:
         f(values, b)
 
 
+@pytest.mark.skipif(tickets._DYNAMO_GUARDS_IDS, reason="Dynamo guards on identity")
+@pytest.mark.parametrize("kind", ["matrix", "vectors"])
+def test_records_with_matrices_are_refused_there_too(kind: str) -> None:
+    values, pattern, b = problem()
+    A = sps.SparseMatrix(values, pattern)
+    record = sps.Factored(A) if kind == "matrix" else sps.AMG(near_nullspace=b)
+    solver = sps.GMRES(preconditioner=record)
+    f = lambda v: sps.solve(sps.SparseMatrix(v, pattern), b, solver)  # noqa: E731
+    with pytest.raises(Exception, match="holds a matrix, or vectors"):
+        compiled(f)(values)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(f, backend="aot_eager")(values), f(values))
+
+
 @pytest.mark.parametrize(
     ("make", "numbers"),
     [

@@ -56,7 +56,9 @@ def test_a_permuted_dominant_diagonal_is_seen_at_once(scaled, monkeypatch):
 def test_a_permuted_saddle_point_takes_few_sweeps(missing, monkeypatch):
     """Of equal numbers, so that where to begin is a guess."""
     count, m = sweeps(monkeypatch), 40
-    B = sp.random_array((m * m // 4, m * m), density=0.003, random_state=np.random.default_rng(1)) + sp.eye_array(m * m // 4, m * m)
+    B = sp.random_array((m * m // 4, m * m), density=0.003, random_state=np.random.default_rng(1)) + sp.eye_array(
+        m * m // 4, m * m
+    )
     B = sp.csr_matrix(B)
     n = m * m + B.shape[0]
     A = sp.csc_matrix(sp.block_array([[poisson(m, m), B.T], [B, None]]))

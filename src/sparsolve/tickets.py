@@ -64,16 +64,28 @@ def ticket(thing: Any) -> str:
     """
     if not torch.compiler.is_compiling():
         return _entered(thing)
-    if not _DYNAMO_GUARDS_IDS and getattr(thing, "__closure__", None) is not None:
-        raise TypeError(
-            sentence(
-                "A solver or its record holds a function with free variables, inside torch.compile.",
-                f"Dynamo of torch {torch.__version__} does not notice when another one takes its place.",
-                "Make it an object with __call__, or a function at the top of a module.",
-            )
-        )
+    if not _DYNAMO_GUARDS_IDS:
+        _require_noticed(thing)
     id(thing)  # Dynamo guards on it; on a function's code alone otherwise, which closures share
     return _constant(thing)
+
+
+def _require_noticed(thing: Any) -> None:
+    """Before torch 2.13: what Dynamo would take for a constant, and not look at again."""
+    of_matrix = isinstance(thing, Constant)
+    if not of_matrix and getattr(thing, "__closure__", None) is None:
+        return
+    fact = "a matrix, or vectors" if of_matrix else "a function with free variables"
+    remedy = "Make it an object with __call__, or a function at the top of a module."
+    if of_matrix:
+        remedy = "Solve with it outside of compiled code, or take torch 2.13."
+    raise TypeError(
+        sentence(
+            f"A solver or its record holds {fact}, inside torch.compile.",
+            f"Dynamo of torch {torch.__version__} does not notice when another one takes its place.",
+            remedy,
+        )
+    )
 
 
 def _entered(thing: Any) -> str:
