@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +17,42 @@ import scipy.sparse as sp
 import torch
 
 import sparsolve as sps
-from sparsolve.backends import superlu_memory
+from sparsolve.backends import direct, superlu_memory
 from sparsolve.caching import cached_property
 from sparsolve.threads import by_blocks
 from systems import SYSTEMS
 
 THREADS, ROUNDS = 8, 2
 NAMES = ("banded", "saddle point", "duplicates", "Helmholtz")
+
+
+def test_a_switch_of_threads_anywhere_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread waits at each line of batch.py, as a debugger, a profiler or an interpreter without a lock may have it."""
+    monkeypatch.setattr(direct, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    values, pattern = SYSTEMS["saddle point"](torch.float64)
+    batch = values * torch.linspace(1, 2, 16, dtype=values.dtype)[:, None]
+    b = torch.ones(pattern.shape[0], dtype=values.dtype)
+    expected = [sps.solve(sps.SparseMatrix(v, pattern), b) for v in batch]
+    sps.clear_memo()
+    waits = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal waits
+        if not frame.f_code.co_filename.endswith("batch.py"):
+            return None
+        if event == "line":
+            waits += 1
+            time.sleep(2e-4)
+        return trace
+
+    threading.settrace(trace)
+    try:
+        x = sps.solve(sps.SparseMatrix(batch, pattern), b, sps.LU(backend="superlu"))
+    finally:
+        threading.settrace(None)  # type: ignore[arg-type]
+    assert waits > 100
+    torch.testing.assert_close(x, torch.stack(expected))
 
 
 def work(seed: int) -> list[torch.Tensor]:

@@ -88,7 +88,7 @@ class Batch:
     @property
     def found(self) -> Found | None:
         """What a gradient can go on from."""
-        return None if self.entry is None or len(self.b) > 1 else Found(self.key, ref(self.entry))
+        return None if self.entry is None else Found(self.key, ref(self.entry))
 
     def solve(self, distinct: bool) -> None:
         """Fill in `x`, and with a report `reports`, `(matrices, 4, k)`, which is None without.
@@ -101,15 +101,14 @@ class Batch:
         if len(self.b) == 1:
             self._one(0)
             return
-        left = list(range(len(self.b)))
-        if distinct:
-            left = self._left_alone(left)
+        left = self._left_alone() if distinct else list(range(len(self.b)))
         each_after_the_first(
             lambda i: self._one(left[i]), len(left), worthwhile=lambda first: getattr(first, "worth_a_thread", False)
         )
 
-    def _left_alone(self, indices: list[int]) -> list[int]:
+    def _left_alone(self) -> list[int]:
         """Solve several matrices at once, where the solver's module does that and they are beyond doubt; those that are left."""
+        indices = list(range(len(self.b)))
         together = getattr(self.module, "together", None)
         how = None if together is None else together(self.structure, self.values, self.record)
         if how is None:
@@ -150,14 +149,16 @@ class Batch:
 
     def _factor(self, i: int) -> Factor:
         """The factorization of a matrix, made now or found again."""
+        entry: Entry[Any] | None = None  # of this call alone: other threads factorize other matrices
 
         def remembered(make: Callable[[Any], Any], key: str = self.key) -> Any:
-            self.entry = FACTORS.entry(self._key(key), (self.values[i],), make, self.source.at(i))
-            return self.entry.value
+            nonlocal entry
+            entry = FACTORS.entry(self._key(key), (self.values[i],), make, self.source.at(i))
+            return entry.value
 
         factor: Factor = self.module.factorize(self.structure, self.values[i], self.record, remembered)
-        if self.entry is not None and self.entry.value is not factor:
-            self.entry = None  # a part of it
+        if len(self.b) == 1 and entry is not None and entry.value is factor:  # not a part of it
+            self.entry = entry
         return factor
 
     def _key(self, key: str, what: str = "") -> FactorKey:

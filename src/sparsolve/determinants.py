@@ -37,13 +37,8 @@ class Determinants:
     def __init__(
         self, device: str, structure: Any, values: Any, solver: str, source: Source, *, distinct: bool
     ) -> None:
-        self._device, self._structure, self._values, self._source, self._solver = (
-            device,
-            structure,
-            values,
-            source,
-            solver,
-        )
+        self._device, self._structure, self._solver = device, structure, solver
+        self._values, self._source = values, source
         self._on, self._module = device_module(device), solver_module("slogdet", device)
         (self._record, self._key, _), self._distinct = asked(solver), distinct
 
@@ -98,7 +93,7 @@ class Determinants:
             return self._module.factorize(self._structure, self._values[i], self._record, remembered)
         except SolveError as error:
             place = i if len(self._values) > 1 else None
-            raise located(error, place, False, "determinant") from error.__cause__
+            raise located(error, place, False, "") from error.__cause__
 
     def _solved(self, i: int, w: Any) -> Any:
         """`(A⁻ᴴ Wᴴ A⁻ᴴ)` on the pattern, `Σ_k (A⁻ᴴ e_k) (A⁻¹ W e_k)ᴴ`, some columns of the identity at a time."""
