@@ -866,3 +866,13 @@ def test_nothing_is_modified() -> None:
     hessian(partial(log_abs, pattern=pattern))(values)
     for was, now in zip(before, (values, pattern.crow, pattern.col), strict=True):
         assert torch.equal(was, now)
+
+
+@pytest.mark.parametrize("copies", [2, 3, 5, 7])
+@pytest.mark.parametrize("dtype", [F64, C128], ids=str)
+def test_inverse_entries_where_places_are_shared(copies: int, dtype: torch.dtype) -> None:
+    """Each copy gets its share, to all digits: `tr(A⁻¹ W)` counts them once."""
+    pattern = sps.Pattern(torch.tensor([0, copies, copies + 1]), torch.tensor([0] * copies + [1]), (2, 2))
+    values = torch.linspace(1, 2, copies + 1, dtype=torch.float64).to(dtype)
+    found = sps.inverse_entries(sps.SparseMatrix(values, pattern)).diagonal()
+    torch.testing.assert_close(found, 1 / torch.stack([values[:-1].sum(), values[-1]]), rtol=1e-14, atol=0)

@@ -18,6 +18,7 @@ import oracle
 import sparsolve as sps
 from sparsolve import Strategy, threads
 from sparsolve.backends import available, cholmod, direct, klu, lapack, metis, ordering, pardiso, strategy, superlu
+from sparsolve.backends.decomposition import DecompositionError
 from systems import DTYPES, SINGULAR, SYSTEMS, made, path, poisson
 
 F32, F64, C64, C128 = torch.float32, torch.float64, torch.complex64, torch.complex128
@@ -230,7 +231,7 @@ class Wrong:
 
 
 def refuses(matrix):
-    raise RuntimeError("This one cannot.")
+    raise DecompositionError("This one cannot.")
 
 
 @pytest.fixture
@@ -242,7 +243,7 @@ def first(monkeypatch):
         true = strategy.candidates
 
         def with_first(matrix, backend, *, definite):
-            yield candidate
+            yield candidate, "it is first"
             yield from true(matrix, backend, definite=definite)
 
         monkeypatch.setattr("sparsolve.backends.direct.candidates", with_first)
@@ -900,7 +901,7 @@ def test_superlu_never_sees_what_it_may_crash_on(solver, spoil, monkeypatch):
     else:
         values[row == 7] = {"nan": math.nan, "inf": math.inf, "row": 0.0}[spoil]
     seen = []
-    monkeypatch.setattr(superlu, "_splu", lambda A, options: seen.append(A) or pytest.fail("SuperLU was asked"))
+    monkeypatch.setattr(superlu, "splu", lambda A, **_: seen.append(A) or pytest.fail("SuperLU was asked"))
     with pytest.raises(
         sps.SolveError
         if spoil in ("nan", "inf") or solver == sps.Cholesky()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg as sla
 import torch
 from torch import Tensor
 
@@ -274,13 +276,80 @@ def test_values_of_a_sparse_tensor_go_into_compiled_code(layout: str) -> None:
     assert torch.equal(solve(A, RIGHT), sps.solve(A, RIGHT))
 
 
-def test_the_table_stays_small_after_graphs_brought_old_callables_back() -> None:
-    callables = [lambda i=i: i for i in range(tickets._MOST + 100)]
-    held = [tickets.hold(tickets.ticket(c)) for c in callables]
-    for h in held:
-        tickets.restore(h)
-    tickets.ticket(lambda: None)
-    assert len(tickets._THINGS) == tickets._MOST
+def test_callables_that_cannot_be_held_weakly_are_kept_for_a_while() -> None:
+    class Slots:
+        __slots__ = ("i",)
+
+        def __init__(self, i: int) -> None:
+            self.i = i
+
+        def __call__(self, r: Any) -> Any:
+            return r / 4
+
+    callables = [Slots(i) for i in range(tickets._MOST + 100)]
+    names = [tickets.ticket(c) for c in callables]
+    assert len(tickets._KEPT) == tickets._MOST
+    assert tickets.redeem(names[-1]) is callables[-1]
+    assert tickets.ticket(callables[-1]) == names[-1]
+    held = [(name, c) for name, c in zip(names, callables, strict=True)]
+    tickets.restore(tuple(held))
+    assert len(tickets._KEPT) == tickets._MOST
+    A = sparse(CHAIN).requires_grad_()
+    sps.solve(A, RIGHT, sps.CG(preconditioner=callables[0])).sum().backward()
+
+
+def test_one_ticket_for_equal_callables_is_good_as_long_as_one_of_them_lives() -> None:
+    class Equal:
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Equal)
+
+        def __hash__(self) -> int:
+            return 1
+
+    one, other = Equal(), Equal()
+    name = tickets.ticket(one)
+    assert tickets.ticket(other) == name
+    del one
+    gc.collect()
+    assert tickets.redeem(name) is other
+    del other
+    gc.collect()
+    with pytest.raises(sps.SolveError, match="not in this process's table"):
+        tickets.redeem(name)
+
+
+class Captured:
+    """What a callable captures, large perhaps."""
+
+
+USES = {
+    "preconditioner": lambda A, c: sps.solve(A, RIGHT, sps.CG(preconditioner=lambda r: (c, r / 4)[1])),
+    "adjoint": lambda A, c: sps.solve(
+        A, RIGHT, sps.GMRES(preconditioner=sps.ApproximateInverse(lambda r: (c, r)[1], lambda r: (c, r)[1]))
+    ),
+    "callback": lambda A, c: sps.solve(A, RIGHT, sps.CG(callback=lambda i, r: c)),
+    "solver": lambda A, c: sps.solve(A, RIGHT, lambda M, b: (c, np.linalg.solve(M.toarray(), b))[1]),
+    "operator": lambda A, c: sps.solve(sps.Operator(lambda v, x: (c, v[0] * x)[1], A.values), RIGHT, sps.CG()),
+    "c4t": lambda A, c: sps.sparse_solve_c4t(A.to_torch(), RIGHT, lambda M, b: (c, np.linalg.solve(M.toarray(), b))[1]),
+    "c4t, M": lambda A, c: sps.sparse_solve_c4t(
+        A.to_torch(), RIGHT, "cg", M=sla.LinearOperator(A.shape, lambda r: (c, r / 4)[1], dtype=np.float64)
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_a_callable_captures_goes_with_it(use: str) -> None:
+    """Such as a new incomplete factorization for each step: no table, and no memo, holds it after its gradient."""
+    captured = []
+    for i in range(5):
+        c = Captured()
+        captured.append(weakref.ref(c))
+        A = sparse(CHAIN + i * torch.eye(len(CHAIN), dtype=CHAIN.dtype)).requires_grad_()
+        USES[use](A, c).sum().backward()
+        assert A.values.grad is not None
+        del c, A
+    gc.collect()
+    assert [c() for c in captured] == [None] * 5
 
 
 # ---- explain

@@ -403,13 +403,13 @@ def test_a_matrix_is_iterated_with_in_its_own_memory(dtype: torch.dtype) -> None
     """Of a matrix without duplicates only the adjoint's values are held besides; duplicates are added up first."""
     values, pattern = (a.numpy() if isinstance(a, Tensor) else a for a in SYSTEMS["Poisson 2-D"](dtype))
     structure = structure_of(pattern.crow, pattern.col, pattern.shape)
-    A, _, nbytes, *_ = _prepare(structure, values, sps.CG())
+    A, _, nbytes, *_ = _prepare(structure, values, None)
     assert A[False].data is values
     assert nbytes == values.nbytes
     assert np.shares_memory(A[False].indices, structure.indices)
     assert np.shares_memory(A[True].indices, structure.csc_indices)
     doubled = structure_of(2 * pattern.crow, pattern.col.repeat_interleave(2), pattern.shape)
-    B, _, nbytes, *_ = _prepare(doubled, np.repeat(values, 2) / 2, sps.CG())
+    B, _, nbytes, *_ = _prepare(doubled, np.repeat(values, 2) / 2, None)
     assert nbytes == 2 * values.nbytes
     assert abs(B[False] - A[False]).max() == 0
 

@@ -10,6 +10,7 @@ import torch
 
 import sparsolve as sps
 from sparsolve.backends import nullspace
+from sparsolve.backends.decomposition import DecompositionError
 from sparsolve.backends.nullspace import dependence, listed
 from systems import grid, path, poisson
 
@@ -96,7 +97,7 @@ def test_a_large_matrix_is_left_alone(monkeypatch):
 
 def test_no_pivot_even_so(monkeypatch):
     def refuse(A):
-        raise RuntimeError("Factor is exactly singular")
+        raise DecompositionError("LU met an exactly zero pivot.")
 
     monkeypatch.setattr(nullspace, "splu", refuse)
     assert said(path(50))[0].startswith(ANYTHING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from .matrix import SparseMatrix
 from .operands import uncast
 from .pattern import unchecked
 from .solve import solve as _solve
-from .solvers import LU, Function, Solver
+from .solvers import LU, Adapts, Function, Solver
 
 __all__ = ["sparse_solve_c4t"]
 
@@ -126,17 +126,13 @@ def _comparable(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The user's callable with its keyword arguments."""
+class _Given(Adapts):
+    """The user's callable with its keyword arguments; in a derivative neither x0 nor callback are its own."""
 
     function: Callable[..., Any]
     items: tuple[tuple[str, Any], ...]
     transposed: bool
     derivative: bool = False
-
-    def relative(self) -> _Given:
-        """What a derivative solves with: neither x0 nor callback are its own."""
-        return replace(self, derivative=True)
 
     @property
     def __name__(self) -> str:

@@ -131,7 +131,7 @@ def inverse_entries(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) 
     place = pattern.rows().long() * pattern.shape[1] + pattern.col
     places = place.sort().values
     shared = torch.searchsorted(places, place, right=True) - torch.searchsorted(places, place)
-    return SparseMatrix(scaled(entries, (1 / shared).to(entries.dtype)), pattern).mH
+    return SparseMatrix(scaled(entries, 1 / shared.to(entries.dtype)), pattern).mH
 
 
 def _square(A: SparseMatrix | Tensor, solver: Any, what: str) -> tuple[Tensor, Pattern]:

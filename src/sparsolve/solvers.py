@@ -15,12 +15,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from .caching import cached_property
 from .errors import SolveError, sentence
 from .tickets import Constant, has_tickets, quoted, redeem, ticket
 
 __all__ = [
     "BACKENDS",
     "LU",
+    "Adapts",
     "Cholesky",
     "Function",
     "Solver",
@@ -198,8 +200,19 @@ class Function(Solver):
         return replace(self, forward=_relative(self.forward), adjoint=_relative(self.adjoint))
 
 
+class Adapts:
+    """Base of our callables that solve otherwise in a derivative, whose right-hand sides may be of any size; frozen dataclasses, with this field."""
+
+    derivative: bool
+
+    @cached_property
+    def relative(self: Any) -> Any:
+        """The callable for that, which lives as long as this one does."""
+        return self if self.derivative else replace(self, derivative=True)
+
+
 def _relative(call: Any) -> Any:
-    return call.relative() if hasattr(call, "relative") else call
+    return call.relative if isinstance(call, Adapts) else call
 
 
 def split(key: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Tickets: strings that stand for Python objects where an op takes tensors, numbers and strings only.
 
-A table of this process knows the callables of the last 1024 tickets, and every `Constant` that is still alive: these may
-be large, and whoever asks for a ticket keeps its own. A graph that will ask for one later holds the object itself (`hold`, `restore`), so that
-its derivatives do not depend on how long ago the ticket was written.
+The table holds them weakly, since they may be large: whoever asks for a ticket keeps the object for as long as its call takes, and a graph that
+will ask for one later holds the object itself (`hold`, `restore`). Compiled code and traces hold strings alone, so the last 1024 callables
+that they name are kept, and those that cannot be held weakly. A `Constant` that compiled code names is its record's to keep.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
 from .errors import SolveError, sentence
+from .levels import in_trace
 
 __all__ = ["Constant", "has_tickets", "hold", "keep", "quoted", "redeem", "restore", "ticket"]
 
@@ -25,8 +27,10 @@ Held = tuple[tuple[str, Any], ...]
 
 _MARK = "function:"
 _FORM = re.compile(_MARK + r"[0-9a-f]+:\d+")
-_THINGS: OrderedDict[str, Any] = OrderedDict()
-_TICKETS: dict[Any, str] = {}
+_ALIVE: dict[str, dict[int, ref[Any]]] = {}  # equal objects have one ticket, which is good as long as one of them lives
+_NAMES: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_EMPTY: deque[str] = deque()  # tickets whose objects have gone, perhaps
+_KEPT: OrderedDict[str, Any] = OrderedDict()
 _MOST = 1024
 _lock = threading.Lock()
 _issued = 0
@@ -35,17 +39,7 @@ _DYNAMO_GUARDS_IDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13
 
 
 class Constant:
-    """Base of hashable objects without a text of their own; in a key they are tickets, as callables are.
-
-    Attributes:
-        first: an equal one whose ticket this one has, kept alive with it, since a compiled graph may hold the ticket alone.
-    """
-
-    first: Constant | None = None
-
-
-_CONSTANTS: WeakValueDictionary[str, Constant] = WeakValueDictionary()
-_NAMES: WeakKeyDictionary[Constant, str] = WeakKeyDictionary()
+    """Base of hashable objects without a text of their own; in a key they are tickets, as callables are."""
 
 
 def _after_fork() -> None:
@@ -89,44 +83,66 @@ def _require_noticed(thing: Any) -> None:
 
 
 def _entered(thing: Any) -> str:
-    """The ticket of a thing, which is in its table from now on."""
+    """The ticket of a thing that its caller keeps for as long as it is asked for, or the graph that is being made."""
+    return _written_down(thing, alone=in_trace())
+
+
+def _written_down(thing: Any, *, alone: bool) -> str:
+    """The ticket of a thing; `alone` where nothing but the ticket may be left, as in compiled code."""
     _require_hashable(thing)
     with _lock:
-        return _of_constant(thing) if isinstance(thing, Constant) else _of_callable(thing)
+        name = _name_of(thing) or _new()
+        if not _held_weakly(name, thing) or (alone and not isinstance(thing, Constant)):
+            _keep(name, thing)
+        return name
 
 
-def _of_constant(thing: Constant) -> str:
-    """That of an equal one which is still alive, and which the thing keeps alive from now on; or a new one."""
-    name = _NAMES.get(thing)
-    first = None if name is None else _CONSTANTS.get(name)
-    thing.first = None if first is thing else first
-    if name is None or first is None:
-        name = _NAMES[thing] = _new()
-        _CONSTANTS[name] = thing
-    return name
+def _name_of(thing: Any) -> str | None:
+    """That of an equal one, while there is one."""
+    try:
+        name = _NAMES.get(thing)
+    except TypeError:  # it cannot be held weakly
+        return next((name for name, kept in _KEPT.items() if kept is thing), None)
+    return name if name is not None and _ALIVE.get(name) else None
 
 
-def _of_callable(thing: Any) -> str:
-    """That of an equal one, or a new one."""
-    name = _TICKETS.get(thing)
-    if name is None:
-        name = _TICKETS[thing] = _new()
-    _enter(name, thing)
-    return name
+def _held_weakly(name: str, thing: Any) -> bool:
+    """Enter it in the table, if that can be."""
+    things = _ALIVE.get(name, {})
+    if id(thing) in things:
+        return True
+    try:
+        things[id(thing)] = ref(thing, partial(_gone, name, things, id(thing)))
+    except TypeError:
+        return False
+    _ALIVE[name] = things
+    _NAMES.setdefault(thing, name)
+    while _EMPTY:
+        other = _EMPTY.popleft()
+        if not _ALIVE.get(other):
+            _ALIVE.pop(other, None)
+    return True
 
 
-def _enter(name: str, thing: Any) -> None:
-    """Make this the last of the things that are kept; the least recently used one leaves the table, never one of the last 1024."""
-    _THINGS[name] = thing
-    _THINGS.move_to_end(name)
-    while len(_THINGS) > _MOST:  # `restore` may have entered several
-        _TICKETS.pop(_THINGS.popitem(last=False)[1], None)
+def _gone(name: str, things: dict[int, ref[Any]], which: int, _: Any) -> None:
+    """When an object has gone, which may be at any time: so this takes no lock, and what is empty is looked at by who has it."""
+    things.pop(which, None)
+    _EMPTY.append(name)
+
+
+def _keep(name: str, thing: Any) -> None:
+    """Make this the last of the things that are kept."""
+    _KEPT[name] = thing
+    _KEPT.move_to_end(name)
+    while len(_KEPT) > _MOST:
+        _KEPT.popitem(last=False)
 
 
 def keep(name: str) -> None:
     """Keep a `Constant` for a while, as a callable is: for a graph which holds its ticket alone."""
+    thing = redeem(name)
     with _lock:
-        _enter(name, _CONSTANTS[name])
+        _keep(name, thing)
 
 
 def _new() -> str:
@@ -149,25 +165,30 @@ def _require_hashable(thing: Any) -> None:
         ) from error
 
 
-_constant: Callable[[Any], str] = torch.compiler.assume_constant_result(_entered)
+def _alone(thing: Any) -> str:
+    return _written_down(thing, alone=True)
+
+
+_constant: Callable[[Any], str] = torch.compiler.assume_constant_result(_alone)
 
 
 def redeem(name: str) -> Any:
     """The object that a ticket stands for."""
     with _lock:
-        constant = _CONSTANTS.get(name)
-        if constant is not None:
-            return constant
-        if name not in _THINGS:
-            raise SolveError(
-                sentence(
-                    f"The callable or preconditioner {name!r} is not in this process's table.",
-                    "A graph that names it is all that was left of a record, more than a thousand other callables came since, or another process exported it.",
-                    "Keep the record as long as the graph; define a callable once, outside the loop; export graphs with a record such as LU().",
-                )
-            )
-        _THINGS.move_to_end(name)
-        return _THINGS[name]
+        if name in _KEPT:
+            _KEPT.move_to_end(name)
+            return _KEPT[name]
+        for held in list(_ALIVE.get(name, {}).values()):
+            thing = held()
+            if thing is not None:
+                return thing
+    raise SolveError(
+        sentence(
+            f"The callable or preconditioner {name!r} is not in this process's table.",
+            "A graph that names it is all that was left of a record, more than a thousand other callables came since, or another process exported it.",
+            "Keep the record as long as the graph; define a callable once, outside the loop; export graphs with a record such as LU().",
+        )
+    )
 
 
 def has_tickets(key: str) -> bool:
@@ -186,12 +207,10 @@ def hold(key: str) -> Held:
 
 
 def restore(held: Held) -> None:
-    """Enter what `hold` returned in the table again, if it is not there."""
+    """Make the tickets of what `hold` returned good again."""
     if not held:
         return
     with _lock:
         for name, thing in held:
-            if isinstance(thing, Constant):
-                _CONSTANTS[name] = thing
-            elif _THINGS.setdefault(name, thing) is thing:
-                _TICKETS.setdefault(thing, name)
+            if not _held_weakly(name, thing):
+                _keep(name, thing)

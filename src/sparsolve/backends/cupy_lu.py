@@ -8,6 +8,7 @@ factors travel back. Whether a solution is accepted is one number that the host 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..arrays import power_of_two
-from ..errors import BackendUnavailableError, SolveError, of_device, sentence
+from ..errors import BackendUnavailableError, SolveError, sentence
 from ..result import Strategy
 from ..solvers import LU, Cholesky
 from . import Outcome, Remembered, cudss, strategy
@@ -45,10 +46,10 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     matrix = cudss.DeviceMatrix(host, A, None, solver.backend is not None)
     if definite and matrix.kind != "positive":
         return ()
-    return tuple((c.strategy, str(c.suits(matrix))) for c in _candidates(matrix, solver))
+    return tuple((c.strategy, why) for c, why in _candidates(matrix, solver))
 
 
-def _candidates(matrix: strategy.Matrix, solver: LU | Cholesky) -> Any:
+def _candidates(matrix: strategy.Matrix, solver: LU | Cholesky) -> Iterator[tuple[strategy.Candidate, str]]:
     """cuDSS's, and SuperLU's: of what the host can do these alone have factors that the device can solve with."""
     lowered = isinstance(solver, LU) and solver.factor_dtype is not None
     if lowered or solver.backend not in (None, "superlu", "cudss"):
@@ -59,10 +60,11 @@ def _candidates(matrix: strategy.Matrix, solver: LU | Cholesky) -> Any:
                 f"Use {type(solver).__name__}().",
             )
         )
-    definite, why = isinstance(solver, Cholesky), cudss.missing() if solver.backend != "superlu" else ""
-    if solver.backend == "cudss" and why is not None:
-        raise BackendUnavailableError(why)
-    found = (c for c in cudss.CANDIDATES if why is None and c.definite == definite and c.suits(matrix) is not None)
+    definite, missing = isinstance(solver, Cholesky), cudss.missing() if solver.backend != "superlu" else ""
+    if solver.backend == "cudss" and missing is not None:
+        raise BackendUnavailableError(missing)
+    rows = [c for c in cudss.CANDIDATES if missing is None and c.definite == definite]
+    found = ((c, why) for c in rows if (why := c.suits(matrix)) is not None)
     host = strategy.candidates(matrix, "superlu", definite=definite)
     return found if solver.backend == "cudss" else chain(found, host)
 
@@ -110,7 +112,7 @@ class LUFactor:
     def _next(self, fact: str, found: float | None) -> tuple[Factors, Strategy]:
         """The factorization by the next strategy whose factors can be believed."""
         kind = None
-        for candidate in self._candidates:
+        for candidate, _ in self._candidates:
             lu, fact, found, kind = self._attempt(candidate)
             if lu is not None:
                 now().stream.synchronize()  # from here on any stream may read it
@@ -123,9 +125,7 @@ class LUFactor:
         try:
             made: Any = candidate.decompose(self._matrix)
             found = self._condition(made, eps)
-        except RuntimeError as error:
-            if of_device(error):
-                raise
+        except DecompositionError as error:
             return None, str(error), None, type(error)
         if not found * eps < 1.0:
             return None, "A is singular to working precision.", found, None

@@ -23,7 +23,7 @@ from . import Outcome, Remembered
 from .backward_error import BackwardError, DistrustedError, Sizes
 from .balance import Balanced, Rescaled, balanced, graded
 from .conditioning import condition, dominant, doubtful
-from .decomposition import NotPositive
+from .decomposition import DecompositionError, NotPositive
 from .diagnosis import entry_not_finite, no_pivot, not_definite, not_finite, require_finite, require_positive, singular
 from .host import Product, Structure, largest_size, quietly
 from .lowered import Lowered, cast, lower, too_low
@@ -55,9 +55,7 @@ def suitable(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     matrix = Matrix(structure.unique, values if low is None else cast(values, low), solver.backend is not None)
     if structure.empty or (definite and matrix.kind != "positive"):
         return ()
-    found = [(c.strategy, c.suits(matrix)) for c in candidates(matrix, solver.backend, definite=definite)]
-    # None where another thread has found out more meanwhile
-    return tuple((strategy, why) for strategy, why in found if why is not None)
+    return tuple((c.strategy, why) for c, why in candidates(matrix, solver.backend, definite=definite))
 
 
 class _Stage:
@@ -156,13 +154,13 @@ class DirectFactor:
     def _next(self, fact: str, found: float | None, matrix: Matrix) -> _Stage:
         """The next strategy that gets as far as a decomposition."""
         refused = False
-        for candidate in candidates(matrix, self._solver.backend, definite=self._definite):
+        for candidate, _ in candidates(matrix, self._solver.backend, definite=self._definite):
             if candidate.strategy in self._tried or not self._serves(candidate.strategy):
                 continue
             self._tried.add(candidate.strategy)
             try:
                 made = candidate.decompose(matrix)
-            except RuntimeError as error:
+            except DecompositionError as error:
                 fact, found, refused = str(error), None, isinstance(error, NotPositive)
             else:
                 self._structure.found["decomposed"] = True

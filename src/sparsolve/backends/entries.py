@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..result import Strategy
+from .decomposition import DecompositionError
 from .ordering import TRIANGULAR, Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
 from .superlu_memory import splu
@@ -29,7 +30,7 @@ class Diagonal:
         self._diagonal = matrix.values
         self.nbytes = 0  # the matrix's own
         if not np.all(self._diagonal):
-            raise RuntimeError("A zero on the diagonal.")
+            raise DecompositionError("A zero on the diagonal.")
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         d = self._diagonal.conj() if trans == "H" else self._diagonal
@@ -81,7 +82,7 @@ def _triangular(matrix: Matrix) -> SuperLUFactor:
     assert ordering is not None
     B = ordering.matrix(matrix.A.data)
     if not (np.isfinite(B.data).all() and B.diagonal().all()):
-        raise RuntimeError("A zero on the diagonal.")  # with which SuperLU may write outside of its memory
+        raise DecompositionError("A zero on the diagonal.")  # with which SuperLU may write outside of its memory
     return SuperLUFactor(Reordered(splu(B, **TRIANGULAR), ordering), matrix.A)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..memo import FACTORS
 from . import Factor, FactorKey, solver_module
 from .host import Structure, array, matrix, multiply, structure_of
 
-__all__ = ["given", "returned"]
+__all__ = ["given", "is_called", "returned"]
 
 Linear = Callable[[Any], Any]
 
@@ -22,7 +22,12 @@ def given(record: ApproximateInverse | Factored, n: int, dtype: Any) -> Any:
     """The preconditioner that `record` names, for systems of n unknowns and this dtype."""
     if isinstance(record, Factored):
         return _Factored(record, n, dtype)
-    return _Product(record.inverse, n, dtype) if isinstance(record.inverse, Numbers) else _Callable(record)
+    return _Callable(record) if is_called(record) else _Product(record.inverse, n, dtype)
+
+
+def is_called(record: Any) -> TypeGuard[ApproximateInverse]:
+    """Whether it is a user's callable."""
+    return isinstance(record, ApproximateInverse) and not isinstance(record.inverse, Numbers)
 
 
 class _Product:

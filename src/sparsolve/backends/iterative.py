@@ -14,11 +14,11 @@ from ..given import ApproximateInverse, Factored
 from ..iterative import GMRES, Iterative
 from ..krylov import KrylovResult, iterate
 from ..krylov_columns import norm, ordered
-from ..preconditioner_records import ILU, BlockJacobi, SymmetricGaussSeidel
+from ..preconditioner_records import ILU, BlockJacobi, PreconditionerRecord, SymmetricGaussSeidel
 from ..result import Status
 from . import Outcome, Remembered
 from .diagnosis import require_finite
-from .given import given
+from .given import given, is_called
 from .host import Structure
 from .preconditioners import Preconditioner, build
 from .stopped import breakdown, is_hermitian, out_of_range, rounding, unusable
@@ -36,13 +36,19 @@ _MAY = {
 
 
 def factorize(structure: Structure, values: Any, solver: Iterative, remembered: Remembered) -> IterativeFactor:
-    """Build the preconditioner, or find it again."""
-    return IterativeFactor(remembered(lambda values: _prepare(structure, values, solver), prepared_key(solver)), solver)
+    """Build the preconditioner, or find it again; a callable is there, and the memo holds none of what it captures."""
+    M = solver.preconditioner
+    made = None if is_called(M) else M
+    prepared = remembered(lambda values: _prepare(structure, values, made), prepared_key(solver))
+    if is_called(M):
+        prepared = prepared._replace(M=given(M, structure.shape[0], values.dtype))
+    return IterativeFactor(prepared, solver)
 
 
 def prepared_key(solver: Iterative) -> str:
     """What is made ready depends on the preconditioner alone, not on the method, its tolerances and callbacks."""
-    return "Krylov" if solver.preconditioner is None else f"Krylov {solver.preconditioner.key}"
+    M = solver.preconditioner
+    return "Krylov" if M is None or is_called(M) else f"Krylov {M.key}"
 
 
 def matrix_free(products: dict[bool, Any], theta: Any, solver: Iterative, n: int, dtype: Any) -> IterativeFactor:
@@ -77,10 +83,10 @@ class Prepared(NamedTuple):
     entries: bool = True
 
 
-def _prepare(structure: Structure, values: Any, solver: Iterative) -> Prepared:
+def _prepare(structure: Structure, values: Any, M: PreconditionerRecord | None) -> Prepared:
     """Products with A share the memory of the values and of the pattern; those with its adjoint have the values in their own order."""
     require_finite("values", values)
-    made = None if solver.preconditioner is None else build(solver.preconditioner, structure, values)
+    made = None if M is None else build(M, structure, values)
     values, scale = moderate(values)
     A = {
         False: structure.unique.csr(structure.merged(values)),

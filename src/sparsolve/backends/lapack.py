@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg.lapack import get_lapack_funcs
 
 from ..result import Strategy
-from .decomposition import NotPositive
+from .decomposition import DecompositionError, NotPositive
 from .host import largest_size, quiet
 from .storage import bands, diagonals, full
 from .strategy import Candidate, Decomposition, Matrix, Suits, cholesky, usable
@@ -46,7 +46,7 @@ def _lapack(char: str, *names: str) -> Any:
 
 def _succeeded(info: int, what: str) -> None:
     if info:
-        raise RuntimeError(f"LAPACK's {what} returned {info}.")
+        raise DecompositionError(f"LAPACK's {what} returned {info}.")
 
 
 def _has_positive_pivots(info: int) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ..errors import sentence
 from ..result import Strategy
-from .decomposition import DecompositionError, Kind
+from .decomposition import Kind
 from .host import Structure
 from .ordering import Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
@@ -59,11 +58,7 @@ def decompose(A: Any, structure: Structure, kind: Kind) -> SuperLUFactor:
     if ordering is None:
         order = _order(A)
         ordering = structure.found[__name__] = Ordering(A, order, order)
-    try:
-        lu = splu(ordering.matrix(A.data), **_OPTIONS)
-    except RuntimeError as error:
-        raise DecompositionError(sentence("SuperLU met an exactly zero pivot.", said=error)) from error
-    return SuperLUFactor(Reordered(lu, ordering), A)
+    return SuperLUFactor(Reordered(splu(ordering.matrix(A.data), **_OPTIONS), ordering), A)
 
 
 def _order(A: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from ..arrays import exponent, namespace, shifted
 from ..errors import ConvergenceError, sentence
 from ..krylov_columns import norm
+from ..solvers import Adapts
 from .diagnosis import overflow, require_finite
 
 __all__ = ["METHODS", "OWN", "SPARSE", "ByName", "ByIdentity", "System", "length"]
@@ -55,7 +56,7 @@ class ByIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByName:
+class ByName(Adapts):
     """A callable `(matrix, rhs) -> x` that runs one of `METHODS`; equal ones share an entry of the solver table.
 
     Attributes:
@@ -78,10 +79,6 @@ class ByName:
     M: ByIdentity | None = None
     transposed: bool = False
     derivative: bool = False
-
-    def relative(self) -> ByName:
-        """What a derivative solves with."""
-        return replace(self, derivative=True)
 
     @property
     def __name__(self) -> str:

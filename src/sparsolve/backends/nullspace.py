@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.sparse.linalg import splu
+
+from .decomposition import DecompositionError
+from .superlu_memory import splu
 
 __all__ = ["dependence", "listed", "null_space"]
 
@@ -123,7 +125,7 @@ def _null_vectors(A: Any) -> _Null:
     E = random.uniform(_SHIFT, 2 * _SHIFT, n)
     try:
         lu = splu(B + sp.diags(E).tocsc())
-    except RuntimeError:
+    except DecompositionError:
         return _Null(B, scale, rounding, None, None)
     found = []
     for trans, M in (("N", B), ("T", B.T)):

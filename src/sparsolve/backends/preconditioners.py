@@ -18,6 +18,7 @@ from ..arrays import namespace
 from ..errors import SolveError, sentence
 from ..given import ApproximateInverse, Factored
 from ..preconditioner_records import AMG, ILU, BlockJacobi, Jacobi, PreconditionerRecord, SymmetricGaussSeidel
+from .decomposition import DecompositionError
 from .diagnosis import require_finite, singular
 from .given import given
 from .host import Structure
@@ -130,7 +131,7 @@ def _ilu(record: ILU, structure: Structure, A: Any) -> Factors:
         raise singular(A, "ILU has no pivot to choose.")
     try:
         lu = spilu(A, drop_tol=record.drop_tol, fill_factor=record.fill_factor)
-    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+    except DecompositionError as error:
         raise singular(A, "ILU met an exactly zero pivot.") from error
     with np.errstate(all="ignore"):
         usable = np.isfinite(lu.solve(np.ones(A.shape[0], dtype=A.dtype))).all()
@@ -143,7 +144,7 @@ def _symmetric_gauss_seidel(record: SymmetricGaussSeidel, structure: Structure, 
     diagonal = _diagonal("SymmetricGaussSeidel", structure, A)[:, None]
     try:
         lower, upper = (_Substitution(splu(part(A, format="csc"), **TRIANGULAR), A) for part in (sp.tril, sp.triu))
-    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+    except DecompositionError as error:
         raise SolveError(sentence("SymmetricGaussSeidel found a factor that overflows.", n=A.shape[0])) from error
     return Sweeps(lower, diagonal, upper)
 

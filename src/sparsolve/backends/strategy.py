@@ -183,7 +183,7 @@ class Candidate(NamedTuple):
     Attributes:
         strategy: its name.
         suits: why it is right for this matrix, in a clause; None where it is not.
-        decompose: decompose the matrix; raises `RuntimeError` where it cannot.
+        decompose: decompose the matrix; raises `DecompositionError` where it cannot.
         definite: whether it finds out by itself that a matrix is not positive definite, as `Cholesky()` wants.
     """
 
@@ -216,8 +216,8 @@ def cholesky(
     return Candidate(strategy, hopeful, proven), Candidate(strategy, suits, proven, definite=True)
 
 
-def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterator[Candidate]:
-    """The strategies that suit, best first.
+def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterator[tuple[Candidate, str]]:
+    """The strategies that suit, best first, and why.
 
     Args:
         matrix: to be decomposed.
@@ -226,8 +226,8 @@ def candidates(matrix: Matrix, backend: str | None, *, definite: bool) -> Iterat
     """
     for module in _modules(backend):
         for candidate in module.CANDIDATES:
-            if candidate.definite == definite and candidate.suits(matrix) is not None:
-                yield candidate
+            if candidate.definite == definite and (why := candidate.suits(matrix)) is not None:
+                yield candidate, why
 
 
 @cache

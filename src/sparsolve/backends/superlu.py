@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ..result import Strategy
+from .decomposition import DecompositionError, NotPositive
 from .ordering import Ordering, Reordered, SuperLUFactor
 from .strategy import Candidate, Matrix
 from .superlu_memory import splu
@@ -35,17 +36,17 @@ def _decomposed(matrix: Matrix, options: dict[str, Any], *, symmetric: bool) -> 
     """SuperLU's factorization; with the ordering that an earlier one on this pattern found, if there was one."""
     A, found = matrix.A, matrix.structure.found
     if matrix.unfit:
-        raise RuntimeError("LU met an exactly zero pivot.")
+        raise DecompositionError("LU met an exactly zero pivot.")
     name = f"superlu {'symmetric' if symmetric else 'pivoted'}"
     ordering = found.get(name)
     if ordering is None and symmetric:
         ordering = found[name] = _hubs_last(A)
     if ordering is not None:
         panel = _PANELS[ordering.fill < _LITTLE]
-        lu = _splu(ordering.matrix(A.data), {**options, "permc_spec": "NATURAL", "panel_size": panel})
+        lu = splu(ordering.matrix(A.data), **{**options, "permc_spec": "NATURAL", "panel_size": panel})
         return SuperLUFactor(Reordered(lu, ordering), A)
     n = A.shape[0]
-    lu = _splu(A, {**options, "panel_size": _PANELS[len(A.data) < _LIKELY_LITTLE[symmetric] * n]})
+    lu = splu(A, **options, panel_size=_PANELS[len(A.data) < _LIKELY_LITTLE[symmetric] * n])
     columns = np.argsort(lu.perm_c)
     found[name] = Ordering(A, columns, columns if symmetric else None, fill=lu.nnz / n)
     return SuperLUFactor(lu, A)
@@ -70,13 +71,6 @@ def _hubs_last(A: Any) -> Ordering | None:
     return Ordering(A, order, order, fill=lu.nnz / n)
 
 
-def _splu(A: Any, options: dict[str, Any]) -> Any:
-    try:
-        return splu(A, **options)
-    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
-        raise RuntimeError("LU met an exactly zero pivot.") from error
-
-
 def _symmetric(matrix: Matrix) -> SuperLUFactor:
     return _decomposed(matrix, _SYMMETRIC, symmetric=True)
 
@@ -93,7 +87,7 @@ def _definite(matrix: Matrix) -> SuperLUFactor:
     found = _decomposed(matrix, {**_SYMMETRIC, "diag_pivot_thresh": 0.0}, symmetric=True)
     inner = found.inner
     if not np.array_equal(inner.perm_r, inner.perm_c) or not (inner.U.diagonal().real > 0).all():
-        raise RuntimeError("A pivot is not positive.")
+        raise NotPositive("A pivot is not positive.")
     return found
 
 

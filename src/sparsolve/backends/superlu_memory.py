@@ -21,6 +21,7 @@ from typing import Any
 import scipy.sparse.linalg as sla
 
 from ..memo import release
+from .decomposition import DecompositionError
 
 __all__ = ["Held", "spilu", "splu"]
 
@@ -135,10 +136,19 @@ if hasattr(os, "register_at_fork"):
 
 
 def splu(A: Any, **options: Any) -> Held:
-    """`scipy.sparse.linalg.splu`."""
-    return _makers.make(lambda: sla.splu(A, **options))
+    """`scipy.sparse.linalg.splu`; `DecompositionError` for a zero pivot."""
+    return _decomposed(lambda: sla.splu(A, **options))
 
 
 def spilu(A: Any, **options: Any) -> Held:
-    """`scipy.sparse.linalg.spilu`."""
-    return _makers.make(lambda: sla.spilu(A, **options))
+    """`scipy.sparse.linalg.spilu`; `DecompositionError` for a zero pivot."""
+    return _decomposed(lambda: sla.spilu(A, **options))
+
+
+def _decomposed(call: Callable[[], Any]) -> Held:
+    try:
+        return _makers.make(call)
+    except RuntimeError as error:  # SciPy: "Factor is exactly singular"
+        if "singular" not in str(error):
+            raise  # of the system: a thread that does not start, for one
+        raise DecompositionError("LU met an exactly zero pivot.") from error

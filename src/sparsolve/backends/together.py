@@ -23,6 +23,7 @@ from ..solvers import LU, Cholesky
 from .backward_error import BackwardError, DistrustedError
 from .balance import graded
 from .conditioning import dominant, doubtful
+from .decomposition import DecompositionError
 from .host import Product, Rows, Structure
 from .strategy import Candidate, Decomposition, Matrix, candidates
 
@@ -57,10 +58,8 @@ def together(structure: Structure, values: Any, solver: LU | Cholesky) -> tuple[
     definite = isinstance(solver, Cholesky)
     first = Matrix(structure.unique, structure.merged(values[0]), solver.backend is not None)
     # with LU() Cholesky would be a guess to be proven for each
-    likely = (
-        c for c in candidates(first, solver.backend, definite=definite) if definite or c.strategy not in _CHOLESKY
-    )
-    found = next(likely, None)
+    suitable = (c for c, _ in candidates(first, solver.backend, definite=definite))
+    found = next((c for c in suitable if definite or c.strategy not in _CHOLESKY), None)
     if found is None or found.strategy not in _SIDE_BY_SIDE + _EACH:
         return None
     return width, partial(Together, structure, found)
@@ -120,7 +119,7 @@ class Together:
             if self.strategy in _SIDE_BY_SIDE:
                 return candidate.decompose(Matrix(self._structure, self._values))
             return _Each([candidate.decompose(m) for m in matrices])
-        except RuntimeError:
+        except DecompositionError:
             return None
 
     def _regular(self) -> Any:
