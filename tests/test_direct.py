@@ -1160,3 +1160,104 @@ def test_a_matrix_is_not_believed_for_the_sake_of_an_earlier_one():
         torch.testing.assert_close(x, torch.full((3,), 1 / (11 * i), dtype=F64))
         with pytest.raises(sps.SingularMatrixError):
             sps.solve(sps.SparseMatrix(i * singular, pattern), b)
+
+
+def rows_and_columns(n, powers, seed):
+    """A well-conditioned matrix whose rows and columns are multiplied with powers of ten, and the largest error that its exact solution may have."""
+    rng = np.random.default_rng(seed)
+    B = np.eye(n) * rng.uniform(3, 4, n) + (rng.random((n, n)) < 2 / n) * rng.standard_normal((n, n))
+    r, c = (10.0 ** np.rint(rng.uniform(-powers, powers, n)) for _ in range(2))
+    return B, r, c
+
+
+@pytest.mark.parametrize("powers", [5, 25, 60])
+@pytest.mark.parametrize("n", [5, 30, 200])
+def test_rows_and_columns_of_any_scale(n, powers):
+    B, r, c = rows_and_columns(n, powers, n + powers)
+    b = torch.from_numpy(r * B.sum(axis=1))
+    M = sps.SparseMatrix.from_scipy(sp.csr_matrix(r[:, None] * B * c))
+    torch.testing.assert_close(sps.solve(M, b) * torch.from_numpy(c), torch.ones_like(b), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("least", [-60, -30, -15])
+def test_stored_entries_that_hardly_count(least, seed):
+    """They say nothing of the scales of rows: value, determinant, its first and its second derivatives."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([4, 20, 120]))
+    B = np.eye(n) * rng.uniform(3, 4, n) + (rng.random((n, n)) < 1 / n) * rng.standard_normal((n, n))
+    tiny = (rng.random((n, n)) < 1 / n) * (B == 0) * 10.0 ** rng.uniform(least, least + 8, (n, n))
+    r = 10.0 ** rng.uniform(-2, 2, n)
+    D = torch.from_numpy(r[:, None] * (B + tiny))
+    A = sps.SparseMatrix.from_torch(D.to_sparse()).requires_grad_()
+    row, col = A.pattern.rows(), A.pattern.col
+    Z = torch.linalg.inv(torch.from_numpy(B + tiny)) / torch.from_numpy(r)  # of rows of one size
+    determinant = torch.linalg.slogdet(torch.from_numpy(B + tiny))
+    found = sps.slogdet(A)
+    assert found.sign == determinant.sign
+    torch.testing.assert_close(
+        found.logabsdet.detach(), determinant.logabsdet + np.log(r).sum(), rtol=1e-12, atol=1e-10
+    )
+    first = torch.autograd.grad(found.logabsdet, A.values, create_graph=True)[0]
+    scale = torch.from_numpy(r)[row]
+    torch.testing.assert_close(first.detach() * scale, Z.mT[row, col] * scale, rtol=1e-9, atol=1e-9)
+    W = torch.where(torch.from_numpy(B != 0), D, 0)
+    second = torch.autograd.grad(first, A.values, W[row, col])[0]
+    torch.testing.assert_close(second * scale, -(Z @ W @ Z).mT[row, col] * scale, rtol=1e-8, atol=1e-8)
+    x = sps.solve(A.detach(), D.sum(dim=1))
+    torch.testing.assert_close(x, torch.ones_like(x), rtol=1e-10, atol=0)
+
+
+def test_a_residual_is_small_for_its_own_row_where_the_matrix_was_balanced():
+    D = torch.tensor(
+        [
+            [0.03, 0, 0, 0, 0],
+            [7e-23, 0.02, 0, -0.007, 0],
+            [2e-15, 0.06, 0.7, 0, 0],
+            [0, -20, 0, 80, 0],
+            [0, 0, 0, 0, 1000],
+        ]
+    )
+    A = D.to_sparse_csr()
+    for seed in range(50):
+        b = torch.randn(5, generator=torch.Generator().manual_seed(seed)) * D.abs().sum(dim=1)
+        exact = torch.linalg.solve(D.double(), b.double())
+        x = sps.solve(A, b)
+        assert float((x - exact).abs().max() / exact.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("small", [torch.float64, torch.float32])
+def test_a_chain_whose_other_half_is_tiny(small):
+    n, tiny = 10, {torch.float64: 1e-200, torch.float32: 1e-19}[small]
+    d = torch.logspace(-2, 2, n, dtype=torch.float64)
+    D = torch.diag(2 * d) + torch.diag(0.3 * d[:-1], 1) + torch.diag(torch.full((n - 1,), tiny, dtype=d.dtype), -1)
+    D = D.to(small)
+    torch.testing.assert_close(sps.solve(D.to_sparse_csr(), D.sum(dim=1)), torch.ones(n, dtype=small))
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+@pytest.mark.parametrize("unit", [1e-10, 1e4, 1e10])
+def test_low_precision_factors_and_unknowns_in_units_of_their_own(unit, adjoint):
+    """Each field is right to all digits, where refinement stopped when the smaller was right to those of float32."""
+    rng = np.random.default_rng(0)
+    n = 400
+    pairs = sp.random_array((200, 200), density=0.02, random_state=rng) + 4 * sp.eye_array(200)
+    B = sp.kron(pairs, np.array([[1, 0.5], [0.3, 1]])).tocsr()
+    units = np.where(np.arange(n) % 2, unit, 1.0)
+    x = rng.standard_normal(n)
+    M = (B @ sp.diags_array(units)).tocsr()
+    A = sps.SparseMatrix.from_scipy(M.T.tocsr() if adjoint else M)
+    low = sps.LU(factor_dtype=torch.float32)
+    if adjoint and unit != 1e4:  # A's rows differ by ten digits, then, and float32 has seven
+        with pytest.raises(sps.ConvergenceError, match="its rows differ too much in size"):
+            sps.solve(A, torch.from_numpy(B @ x), low, adjoint=True)
+        return
+    found = units * sps.solve(A, torch.from_numpy(B @ x), low, adjoint=adjoint).numpy()
+    assert np.median(abs(found - x) / abs(x)) < 1e-15
+    assert abs(found - x).max() < 1e-12 * abs(x).max()
+
+
+def test_low_precision_factors_that_overflow_by_themselves():
+    A = torch.tensor([[1, 1e-20], [1e-20, 2e-40]], dtype=torch.float64).to_sparse_csr()
+    with pytest.raises(sps.ConvergenceError, match="without factor_dtype"):
+        sps.solve(A, torch.ones(2, dtype=torch.float64), sps.LU(factor_dtype=torch.float32))

@@ -1,8 +1,11 @@
 """Rows and columns of a matrix brought to one size by powers of two, which round nothing.
 
-First the squares of the entries' logarithms are made small, `Σ (log |a_ij| − r_i − c_j)²` (Curtis and Reid, J. Inst. Maths Applics 10 (1972)), which
-finds the scales that a matrix was multiplied with; then the largest entries of rows and columns are made equal (Ruiz, A scaling algorithm to
-equilibrate both rows and columns norms in matrices, RAL-TR-2001-034). Both treat rows and columns alike, so a Hermitian matrix stays one.
+The largest entries of rows and columns are made one (Ruiz, A scaling algorithm to equilibrate both rows and columns norms in matrices,
+RAL-TR-2001-034), and there are many ways to do so. One begins where the squares of the entries' logarithms are least,
+`Σ (log |a_ij| − r_i − c_j)²` (Curtis and Reid, J. Inst. Maths Applics 10 (1972)): that finds the scales which a matrix was multiplied with, and is led astray by entries
+that hardly count, such as 1e-25 beside 1. Another begins with the matrix as it is. Of scales under which no entry is larger than one, those with the least
+`Σ r_i + Σ c_j` are best: `log |det A|` is that sum and `log |det B|`, so B is farthest from singular. (The least of all is the dual of the matching with
+the largest product: Duff and Koster, SIAM J. Matrix Anal. Appl. 22 (2001).) All treat rows and columns alike, so a Hermitian matrix stays one.
 
 A determinant needs that: a solution is refined until each of its rows is right, a factor is as good as it is. So does a solution where sizes are
 so far apart that multipliers of the elimination underflow: what they would have done to small rows is lost, and no residual need show it.
@@ -23,7 +26,7 @@ __all__ = ["Balanced", "Rescaled", "balanced", "graded", "near_one_size", "scale
 
 _FAR = 10.0  # powers of two between the largest entries of two rows, or of two columns, that are too many
 _EXTREME = 60.0  # powers of two away from one, likewise
-_STEPS, _SWEEPS = 1000, 5  # of conjugate gradients; over rows and columns
+_STEPS, _SWEEPS = 1000, 10  # of conjugate gradients; over rows and columns
 # between sizes, from which on products of two quotients underflow; the least and the most that the largest may be
 _RANGE = {c: (float(f.max) ** 0.5, float(f.tiny) ** 0.75, float(f.max) ** 0.75) for c in "fd" for f in [np.finfo(c)]}
 
@@ -62,13 +65,9 @@ def balanced(structure: Structure, values: Any) -> Balanced:
         return unchanged
     if all(_near(most) for most in both):
         return unchanged
-    row, column = _least_squares(structure, size)
-    size -= row[structure.rows] + column[structure.indices]
-    for _ in range(_SWEEPS):
-        of_rows, of_columns = _largest(structure, size)
-        row += of_rows / 2
-        column += of_columns / 2
-        size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
+    none = np.zeros(structure.shape[0])
+    fits = [_equal(structure, size, *start) for start in (_least_squares(structure, size), (none, none))]
+    row, column = min(fits, key=lambda fit: float(fit[0].sum() + fit[1].sum()))
     row, column = np.rint(row).astype(np.int64), np.rint(column).astype(np.int64)
     powers = row[structure.rows] + column[structure.indices]
     return Balanced(scaled(values, -powers), powers, int(row.sum() + column.sum()), row, column)
@@ -104,20 +103,32 @@ class Rescaled:
     """A decomposition of the balanced matrix, `A⁻¹ = C⁻¹ B⁻¹ R⁻¹` with `R = diag(2^r)` and `C = diag(2^c)`."""
 
     def __init__(self, inner: Decomposition, balance: Balanced) -> None:
-        self._inner, self.nbytes, self._powers = inner, inner.nbytes, (balance.rows, balance.columns)
+        self.inner, self.nbytes, self._powers = inner, inner.nbytes, (balance.rows, balance.columns)
 
     def solve(self, b: Any, trans: str = "N") -> Any:
         """As `Decomposition.solve`."""
         before, after = self._powers if trans == "N" else self._powers[::-1]
         if b.ndim == 2:
             before, after = before[:, None], after[:, None]
-        return scaled(self._inner.solve(scaled(b, -before), trans), -after)
+        return scaled(self.inner.solve(scaled(b, -before), trans), -after)
 
 
 def _largest(structure: Structure, size: Any) -> tuple[Any, Any]:
     """The largest size in each row, and in each column."""
     by_columns = size[structure.order]
     return np.maximum.reduceat(size, structure.indptr[:-1]), np.maximum.reduceat(by_columns, structure.csc_indptr[:-1])
+
+
+def _equal(structure: Structure, size: Any, row: Any, column: Any) -> tuple[Any, Any]:
+    """Scales from these on that make the largest entries of rows and columns one, and none larger."""
+    row, column, size = row.copy(), column.copy(), size - row[structure.rows] - column[structure.indices]
+    for _ in range(_SWEEPS):
+        of_rows, of_columns = _largest(structure, size)
+        row += of_rows / 2
+        column += of_columns / 2
+        size -= (of_rows[structure.rows] + of_columns[structure.indices]) / 2
+    left = size.max() / 2
+    return row + left, column + left
 
 
 def _least_squares(structure: Structure, size: Any) -> tuple[Any, Any]:

@@ -83,7 +83,8 @@ class DirectFactor:
         self._low, self._definite = lower(values.dtype, solver), isinstance(solver, Cholesky)
         if structure.empty:
             raise no_pivot(structure.csc(values), definite=self._definite)
-        self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[self._low is not None])
+        low = self._low is not None
+        self._error = BackwardError(self._structure, self._values, *_REFINEMENTS[low], by_columns=low)
         sizes = np.abs(self._values)
         self._sizes: Sizes | None = Product(self._structure, sizes)  # for the first solve, which lets go of it
         self._balance = self._balanced() if self._low is None and graded(sizes) else None
@@ -127,9 +128,9 @@ class DirectFactor:
         return None if balance.rows is None else balance
 
     @property
-    def _uneven(self) -> bool:
-        """Whether the matrix could still be balanced."""
-        return self._balance is None and self._balanced() is not None
+    def _even(self) -> bool:
+        """Whether rows and columns are of one size as they are."""
+        return self._balance is None and self._balanced() is None
 
     def _matrix(self) -> Matrix:
         """The matrix in the precision of the factors, for strategies to look at. What they find out of it is not held on to."""
@@ -212,7 +213,7 @@ class DirectFactor:
     def _of_one_size(self, stage: _Stage, b: Any, adjoint: bool) -> Any:
         """The same where no column is so small that its products underflow."""
         again = lambda residual: self._substitute(stage, residual, adjoint)  # noqa: E731
-        exact = lambda: self._low is None and not stage.perturbed and not self._uneven  # noqa: E731
+        exact = lambda: self._low is None and not stage.perturbed and self._even  # noqa: E731
         x = self._substitute(stage, b, adjoint) if stage.believed else self._first(stage, b, adjoint)
         return self._error.refined(x, b, adjoint, self._product, again, exact)
 
@@ -266,8 +267,10 @@ class DirectFactor:
         eps = self._error.limits.eps if self._low is None else float(self._low.eps)
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
         if stage.perturbed or doubtful(largest_size(excited * columns), eps):
-            A = self._structure.csc(self._values)
-            found = condition(A, stage.decomposition, self._structure.signs, eps)
+            values, decomposition = self._values, stage.decomposition
+            if self._balance is not None:
+                values, decomposition = self._balance.values, decomposition.inner
+            found = condition(self._structure.csc(values), decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
                 raise DistrustedError("A is singular to working precision.", found)
         stage.believed = True
