@@ -660,3 +660,28 @@ def test_a_batch_of_right_hand_sides(adjoint: bool) -> None:
         lambda p: sps.solve(sps.Operator(A.function, p), b.movedim(-2, 0).flatten(1), sps.GMRES(**TIGHT)).sum()
     )(params)
     torch.testing.assert_close(by_batch, by_columns)
+
+
+@pytest.mark.parametrize("derivative", ["backward", "gradient twice"])
+def test_what_is_captured_must_stay_as_it_is(derivative: str) -> None:
+    """A derivative calls the function again, and would be that of another operator."""
+    K, p = torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+
+    def function(p: Tensor, x: Tensor) -> Tensor:
+        return (p + K) * x
+
+    def solved() -> Tensor:
+        return sps.solve(sps.Operator(function, p), torch.ones(5, dtype=torch.float64), sps.CG())
+
+    x = solved()
+    if derivative == "backward":
+        K.fill_(3.0)
+        with pytest.raises(RuntimeError, match=r"changed in place after the solve.*clone"):
+            x.sum().backward()
+    else:
+        (first,) = torch.autograd.grad(x.sum(), p, create_graph=True)
+        K.fill_(3.0)
+        with pytest.raises(RuntimeError, match="changed in place after the solve"):
+            torch.autograd.grad(first, p)
+    (again,) = torch.autograd.grad(solved().sum(), p)  # of the new one
+    torch.testing.assert_close(again, torch.tensor(-5 / 16, dtype=torch.float64))

@@ -147,6 +147,7 @@ def _(
 def _again(inputs: Any, b: Tensor, key: str, adjoint: bool) -> Tensor:
     """A solve of a derivative."""
     theta, _, operator, *_ = inputs
+    redeem(operator).captured.require_unchanged()
     return torch.ops.sparsolve.solve_operator.default(theta, b, operator, key, adjoint, False, None)[0]  # type: ignore[no-any-return]
 
 

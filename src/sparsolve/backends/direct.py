@@ -268,7 +268,7 @@ class DirectFactor:
         # a replaced pivot hides what the probe would have found: the entries of a zero row, for one
         if stage.perturbed or doubtful(largest_size(excited * columns), eps):
             values, decomposition = self._values, stage.decomposition
-            if self._balance is not None:
+            if self._balance is not None and isinstance(decomposition, Rescaled):
                 values, decomposition = self._balance.values, decomposition.inner
             found = condition(self._structure.csc(values), decomposition, self._structure.signs, eps)
             if not found * eps < 1.0:
