@@ -22,6 +22,7 @@ each_file = pytest.mark.parametrize("name", FILES)
 # From the bottom up: a file imports from those above it in this list, never from those below it.
 ORDER = [
     "errors",
+    "hints",
     "caching",
     "result",
     "levels",

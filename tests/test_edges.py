@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from dataclasses import dataclass
@@ -316,6 +318,25 @@ def test_one_ticket_for_equal_callables_is_good_as_long_as_one_of_them_lives() -
     gc.collect()
     with pytest.raises(sps.SolveError, match="not in this process's table"):
         tickets.redeem(name)
+
+
+EXIT = """
+import torch, sparsolve as sps
+A = sps.SparseMatrix.from_diagonal(torch.ones(3, dtype=torch.float64))
+b = torch.ones(3, dtype=torch.float64)
+class Itself:
+    def __call__(self, r):
+        return r
+f = Itself()
+f.itself, f.table = f, sps.tickets
+torch.compile(lambda v: sps.solve(sps.SparseMatrix(v, A.pattern), b, sps.CG(preconditioner=f)), backend="eager")(A.values)
+sps.tickets._alone(lambda r: r)
+"""
+
+
+def test_callables_that_are_there_at_exit() -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", EXIT], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 class Captured:

@@ -1,6 +1,6 @@
 """Differentiable sparse linear solves for PyTorch, as pure functions that every transform sees correctly."""
 
-from . import trees  # noqa: F401  (makes SparseMatrix a pytree)
+from . import hints, trees  # noqa: F401  (the second makes SparseMatrix a pytree)
 from .c4t import sparse_solve_c4t
 from .convert import c2t_coo, c2t_csr, t2c_coo, t2c_csr
 from .errors import (
@@ -26,6 +26,11 @@ from .solve import matmul, solve, solve_with_info
 from .solvers import LU, Cholesky
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> None:
+    raise hints.missing("sparsolve", name, hints.MODULE)
+
 
 __all__ = [
     # the functions

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import sentence
+from .errors import kind_of, sentence
+from .hints import MATRIX, missing
 from .operands import require_pattern
 from .pattern import Pattern
 
@@ -22,9 +23,20 @@ class Holder:
 
     __slots__ = ("pattern", "values")
 
-    def __init__(self, values: Tensor, pattern: Pattern) -> None:
+    def __init__(self, values: Tensor, pattern: Pattern = None) -> None:  # type: ignore[assignment]
+        if pattern is None:
+            name = type(self).__name__
+            raise TypeError(
+                sentence(
+                    f"{name} got {kind_of(values)} without a pattern; it takes the values of the entries and their Pattern.",
+                    remedy=f"{name}.from_scipy, from_torch and from_dense convert a matrix.",
+                )
+            )
         self.values = values
         self.pattern = pattern
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing(type(self).__name__, name, MATRIX)
 
     @classmethod
     def stack(cls: type[M], matrices: Sequence[M]) -> M:

@@ -19,7 +19,7 @@ from .levels import is_followed, numbers, outside_transforms, without_hooks
 from .operands import DTYPES, as_columns, in_autocast, require_dense
 from .tickets import Constant
 
-__all__ = ["Form", "Operator", "apply", "form_of", "probed", "product", "require_linear"]
+__all__ = ["Form", "Operator", "apply", "form_of", "is_hermitian", "probed", "product", "require_linear"]
 
 
 class Operator:
@@ -191,6 +191,15 @@ def require_linear(form: Form, theta: Tensor, b: Tensor) -> None:
         cause = "A conjugate, a real part or a nonlinear term, perhaps."
     fact = f"The operator's function f is not linear in x: f({name} x) is not {name} f(x), by {difference / (2 * size or 1):.1g} of it."
     raise ValueError(sentence(fact, cause, remedy))
+
+
+def is_hermitian(form: Form, theta: Tensor, b: Tensor) -> bool:
+    """Whether `Aᴴ v` is `A v` but for rounding, for any vector v like b's columns: a product costs less than its vjp."""
+    v = torch.arange(1, b.shape[0] + 1, device=b.device).sin().to(b.dtype)
+    v = v * (1 + 0.5j * v) if v.is_complex() else v
+    y, z = (product(form, theta, v, adjoint=side) for side in (False, True))
+    limit = 100 * torch.finfo(v.dtype).eps * torch.linalg.vector_norm(y)
+    return bool(torch.linalg.vector_norm(y - z) <= limit)
 
 
 def apply(A: Operator, x: Any, *, adjoint: bool) -> Tensor:

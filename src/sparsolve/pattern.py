@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import PatternError, sentence
+from .hints import PATTERN, missing
 from .indices import (
     check_entries,
     check_form,
@@ -57,6 +58,9 @@ class Pattern:
         check_form(self.crow, self.col, self.shape)
         if readable(self.crow, self.col):
             check_entries(self.crow, self.col, self.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        raise missing("Pattern", name, PATTERN)
 
     @classmethod
     @constant

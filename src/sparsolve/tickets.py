@@ -124,10 +124,13 @@ def _held_weakly(name: str, thing: Any) -> bool:
     return True
 
 
-def _gone(name: str, things: dict[int, ref[Any]], which: int, _: Any) -> None:
-    """When an object has gone, which may be at any time: so this takes no lock, and what is empty is looked at by who has it."""
+def _gone(
+    name: str, things: dict[int, ref[Any]], which: int, _: Any, empty: Callable[[str], None] = _EMPTY.append
+) -> None:
+    """When an object has gone, which may be at any time: so this takes no lock, and what is empty is looked at by who has it. (A default is there at
+    exit, too, when the module's names are not.)"""
     things.pop(which, None)
-    _EMPTY.append(name)
+    empty(name)
 
 
 def _keep(name: str, thing: Any) -> None:
