@@ -82,7 +82,7 @@ class BackwardError:
         times: how often a solution is refined, at most.
         units: of roundoff that will do.
         placed: what brings an array to where the solutions are.
-        by_columns: compare with `‖A D‖ ‖D⁻¹ x‖`, D one over the norms of A's columns: for approximate solves, which would stop too early where unknowns
+        by_columns: compare with `‖A D‖ ‖D⁻¹ x‖` as well, D one over the norms of A's columns: for approximate solves, which would stop too early where unknowns
             are in units of their own. (With what is exact, large parts of x are as good as they can be.)
 
     Attributes:
@@ -173,7 +173,8 @@ class BackwardError:
         """Whether the residual is small enough in each column: at once where it is for the least norm."""
         if self._by_columns:
             norms, columns = self._of_scaled(adjoint), self.norms(not adjoint).sums
-            return self._within(residual, (x.T * columns).T, norms)
+            if not self._within(residual, (x.T * columns).T, norms):
+                return False
         least = self._least.get(adjoint and not self.hermitian)
         if least is not None and x.ndim < 3 and self._placed is None:
             columns = largest_size(x) if x.ndim == 1 else float(np.abs(x).max(axis=0).min(initial=math.inf))
