@@ -549,3 +549,19 @@ def test_compiled_with_any_dtype(name: str, dtype: torch.dtype) -> None:
     found = compiled(f)(v)
     assert found.dtype == dtype
     torch.testing.assert_close(found, f(v))
+
+
+def test_an_error_is_caught_outside_of_compiled_code() -> None:
+    """As that of `torch.linalg.solve`: the `except` is not entered in there."""
+    pattern, b = sps.Pattern(torch.tensor([0, 2, 4]), torch.tensor([0, 1, 0, 1]), (2, 2)), torch.ones(2)
+
+    def solved(values: Tensor) -> Tensor:
+        try:
+            return sps.solve(sps.SparseMatrix(values, pattern), b)
+        except sps.SolveError:
+            return 0 * b
+
+    assert torch.equal(solved(torch.ones(4)), 0 * b)
+    with pytest.raises(sps.SingularMatrixError):
+        compiled(solved)(torch.ones(4))
+    assert compiled(lambda v: sps.solve_with_info(sps.SparseMatrix(v, pattern), b).info.status)(torch.ones(4)) == 1

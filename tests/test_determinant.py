@@ -843,6 +843,8 @@ def test_refusals() -> None:
         sps.slogdet(A, sps.CG())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="read from SuperLU's factors"):
         sps.slogdet(A, sps.LU(backend="lapack"))
+    with pytest.raises(ValueError, match="a determinant is read from SuperLU's factors"):
+        sps.slogdet(A, sps.Cholesky(backend="metis"))
     with pytest.raises(ValueError, match="in the precision of A"):
         sps.slogdet(A, sps.LU(factor_dtype=torch.float32))
     with pytest.raises(TypeError, match="no determinant here"):

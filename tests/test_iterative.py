@@ -320,6 +320,9 @@ class TestFirstGuess:
     def test_bad_ones(self) -> None:
         values, pattern = path(8)
         A, b = sps.SparseMatrix(values, pattern), torch.ones(8, dtype=torch.float64)
+        for tree, start in (({"a": b}, [b]), ([b, b], [b])):
+            with pytest.raises(ValueError, match=r"x0 is .* and b .*of one structure"):
+                sps.solve(A, tree, sps.CG(), x0=start)
         with pytest.raises(ValueError, match="x0 is"):
             sps.solve(A, b, sps.CG(), x0=torch.ones(7, dtype=torch.float64))
         with pytest.raises(ValueError, match="complex"):

@@ -508,10 +508,11 @@ def test_layouts_and_types_that_are_refused():
         sps.solve(A.to_dense().to_sparse_bsr((2, 2)), b)
     with pytest.raises(TypeError, match=r"A is a csr_matrix.*from_scipy"):
         sps.solve(A.to_scipy(), b)
-    for swapped in (sps.SparseMatrix(pattern, values), sps.SparseMatrix(values, None)):
-        for call in (sps.solve, sps.matmul):
-            with pytest.raises(TypeError, match=r"A's pattern is a .*SparseMatrix\(values, pattern\)"):
-                call(swapped, b)
+    for call in (sps.solve, sps.matmul):
+        with pytest.raises(TypeError, match=r"A's pattern is a .*SparseMatrix\(values, pattern\)"):
+            call(sps.SparseMatrix(pattern, values), b)
+    with pytest.raises(TypeError, match="without a pattern"):
+        sps.SparseMatrix(values, None)
     both = sps.Pattern.from_coo(pattern.rows(), pattern.col, pattern.shape)
     with pytest.raises(TypeError, match=r"a pattern, and the order .*SparseMatrix\(values\[order\], pattern\)"):
         sps.solve(sps.SparseMatrix(values, both), b)  # type: ignore[arg-type]

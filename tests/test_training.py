@@ -214,6 +214,8 @@ def test_what_cannot_be_stacked() -> None:
         sps.SparseMatrix.stack([A, sps.SparseMatrix(A.values.expand(2, -1), A.pattern)])
     with pytest.raises(TypeError, match=r"matrices\[1\] is a Tensor"):
         sps.SparseMatrix.stack([matrix(), b])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"matrices\[0\] is a tuple.*stack the matrices and the others one by one"):
+        sps.SparseMatrix.stack([(matrix(), b)])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="no matrices"):
         sps.SparseMatrix.stack([])
 

@@ -56,7 +56,10 @@ class Holder:
         matrices = list(matrices)
         for i, A in enumerate(matrices):
             if not isinstance(A, cls):
-                raise TypeError(sentence(f"matrices[{i}] is a {type(A).__name__}; a SparseMatrix is needed."))
+                remedy = "Where items of a data set are pairs, stack the matrices and the others one by one."
+                raise TypeError(
+                    sentence(f"matrices[{i}] is a {type(A).__name__}; a SparseMatrix is needed.", remedy=remedy)
+                )
             if A.values.shape[:-1] != matrices[0].values.shape[:-1]:
                 batches = [tuple(m.values.shape[:-1]) for m in (A, matrices[0])]
                 raise ValueError(

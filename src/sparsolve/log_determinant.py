@@ -63,7 +63,7 @@ def slogdet(A: SparseMatrix | Tensor, solver: LU | Cholesky = _DEFAULT) -> SLogD
 
     Args:
         A: `(n, n)`, as for `solve`: a `SparseMatrix` with values `(*batch, nnz)`, or a sparse COO, CSR or CSC tensor.
-        solver: `LU()`, or `Cholesky()` for an error where `A` is not Hermitian positive definite; `backend` may be `"superlu"` or `"metis"`.
+        solver: `LU()`, or `Cholesky()` for an error where `A` is not Hermitian positive definite; `backend` may be `"superlu"`, or `"metis"` of `LU`.
 
     Returns:
         `SLogDet(sign, logabsdet)`, each `(*batch,)`, on the device of `A`.
@@ -162,7 +162,8 @@ def _require_factors(solver: Any) -> None:
     """Refuse all but records whose factors can be read."""
     if not isinstance(solver, (LU, Cholesky)):
         raise TypeError(sentence(f"solver is {kind_of(solver)}; a determinant needs LU() or Cholesky()."))
-    if solver.backend not in (None, "superlu", "metis") or getattr(solver, "factor_dtype", None) is not None:
+    readable = (None, "superlu", "metis") if isinstance(solver, LU) else (None, "superlu")
+    if solver.backend not in readable or getattr(solver, "factor_dtype", None) is not None:
         raise ValueError(
             sentence(
                 f"solver is {solver}; a determinant is read from SuperLU's factors, in the precision of A.",

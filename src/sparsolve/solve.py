@@ -167,7 +167,15 @@ def _each(
     _require_tree("b", b)
     if x0 is None:
         return optree.tree_map(lambda leaf: one(matrix, leaf, solver, adjoint, None), b)
-    return optree.tree_map(lambda leaf, start: one(matrix, leaf, solver, adjoint, start), b, x0)
+    starts, found = (optree.tree_structure(tree, none_is_leaf=True) for tree in (x0, b))
+    if starts != found:
+        raise ValueError(
+            sentence(
+                f"x0 is {starts} and b {found}; they must be of one structure.",
+                remedy="None stands for zeros, for one of them or for all.",
+            )
+        )
+    return optree.tree_map(lambda leaf, start: one(matrix, leaf, solver, adjoint, start), b, x0, none_is_leaf=True)
 
 
 def _require_tree(name: str, tree: Any) -> None:
