@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sparsolve as sps
 from sparsolve import operators
-from sparsolve.levels import in_transforms, is_followed
+from sparsolve.levels import is_followed
 from transforms import COMPOSITIONS, EAGER_ONLY, tensors
 
 N = 5
@@ -660,52 +660,3 @@ def test_a_batch_of_right_hand_sides(adjoint: bool) -> None:
         lambda p: sps.solve(sps.Operator(A.function, p), b.movedim(-2, 0).flatten(1), sps.GMRES(**TIGHT)).sum()
     )(params)
     torch.testing.assert_close(by_batch, by_columns)
-
-
-@pytest.mark.parametrize("derivative", ["backward", "gradient twice"])
-def test_what_is_captured_must_stay_as_it_is(derivative: str) -> None:
-    """A derivative calls the function again, and would be that of another operator."""
-    K, p = torch.tensor(1.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
-
-    def function(p: Tensor, x: Tensor) -> Tensor:
-        return (p + K) * x
-
-    def solved() -> Tensor:
-        return sps.solve(sps.Operator(function, p), torch.ones(5, dtype=torch.float64), sps.CG())
-
-    x = solved()
-    if derivative == "backward":
-        K.fill_(3.0)
-        with pytest.raises(RuntimeError, match=r"changed in place after the solve.*clone"):
-            x.sum().backward()
-    else:
-        (first,) = torch.autograd.grad(x.sum(), p, create_graph=True)
-        K.fill_(3.0)
-        with pytest.raises(RuntimeError, match="changed in place after the solve"):
-            torch.autograd.grad(first, p)
-    (again,) = torch.autograd.grad(solved().sum(), p)  # of the new one
-    torch.testing.assert_close(again, torch.tensor(-5 / 16, dtype=torch.float64))
-
-
-@both_dtypes
-@pytest.mark.parametrize("skew", [0.0, 1e-6])
-def test_adjoint_products_of_a_hermitian_operator_are_its_own(skew: float, dtype: torch.dtype) -> None:
-    """Without a vjp in each step; but an operator that is slightly unsymmetric has another adjoint, and its gradient is that one's."""
-    n, vjps = 40, 0
-    up = torch.full((n - 1,), -1 + skew, dtype=dtype)
-    down = torch.full((n - 1,), -1 - skew, dtype=dtype)
-
-    def function(d: Tensor, x: Tensor) -> Tensor:
-        nonlocal vjps
-        vjps += in_transforms()
-        over, under = torch.nn.functional.pad(up * x[1:], (0, 1)), torch.nn.functional.pad(down * x[:-1], (1, 0))
-        return d * x + over + under
-
-    d = torch.linspace(3, 4, n, dtype=torch.float64).to(dtype).requires_grad_()
-    w = torch.randn(n, dtype=dtype)
-    x = sps.solve(sps.Operator(function, d), torch.ones(n, dtype=dtype), sps.CG(rtol=1e-13))
-    (found,) = torch.autograd.grad((w * x).sum().abs(), d)
-    M = torch.diag(d) + torch.diag(up, 1) + torch.diag(down, -1)
-    (expected,) = torch.autograd.grad((w * (torch.linalg.inv(M) @ torch.ones(n, dtype=dtype))).sum().abs(), d)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    assert (vjps <= 2) == (skew == 0)

@@ -20,7 +20,7 @@ from .errors import SolveError, kind_of, sentence
 from .iterative import Iterative
 from .levels import in_trace, on_the_ground, one_level_out, without_hooks
 from .operands import DTYPES, as_columns, guess, require_dense, uncast
-from .operators import Operator, form_of, is_hermitian, probed, product, require_linear
+from .operators import Operator, form_of, probed, product, require_linear
 from .ops import opaque
 from .registration import attach
 from .result import Info, Solution
@@ -113,11 +113,7 @@ def _solve_operator(
         if not purpose:
             with on_the_ground():
                 require_linear(form, theta.detach(), b)
-        with on_the_ground():
-            same = (
-                adjoint and isinstance(record, Iterative) and record.hermitian and is_hermitian(form, theta.detach(), b)
-            )
-        products = {side: _Products(form, theta.detach(), on, side and not same) for side in (False, True)}
+        products = {side: _Products(form, theta.detach(), on, side) for side in (False, True)}
         module = solver_module(type(record).__name__, b.device.type)
         factor = module.matrix_free(products, on.array(theta), record, n, right.dtype)
         start = None if x0 is None else on.array(x0)
@@ -151,7 +147,6 @@ def _(
 def _again(inputs: Any, b: Tensor, key: str, adjoint: bool) -> Tensor:
     """A solve of a derivative."""
     theta, _, operator, *_ = inputs
-    redeem(operator).captured.require_unchanged()
     return torch.ops.sparsolve.solve_operator.default(theta, b, operator, key, adjoint, False, None)[0]  # type: ignore[no-any-return]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ import optree
 import torch
 from torch import Tensor
 
-from .captured import Captured, captured_by
+from .captured import Constants, constants_of
 from .errors import sentence
 from .levels import is_followed, numbers, outside_transforms, without_hooks
 from .operands import DTYPES, as_columns, in_autocast, require_dense
 from .tickets import Constant
 
-__all__ = ["Form", "Operator", "apply", "form_of", "is_hermitian", "probed", "product", "require_linear"]
+__all__ = ["Form", "Operator", "apply", "form_of", "probed", "product", "require_linear"]
 
 
 class Operator:
@@ -73,14 +73,15 @@ class Operator:
 class Form(Constant):
     """An operator without its numbers, as a function `(theta, x) -> A x` of one vector theta that holds all of them.
 
-    A graph that will need the form keeps it, with all that the function captures, and nobody else does.
+    `constants` are those that the function captures, made inside of transforms. A graph that will need the form keeps it, with all that the function
+    captures, and nobody else does.
     """
 
     function: Callable[[Any, Tensor], Tensor]
     tree: Any
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
-    captured: Captured = field(default_factory=Captured)
+    constants: Constants | None = None
 
     def __call__(self, theta: Tensor, x: Tensor) -> Tensor:
         leaves, start = [], 0
@@ -92,8 +93,8 @@ class Form(Constant):
             start += size
         params = optree.tree_unflatten(self.tree, leaves)
         with contextlib.ExitStack() as around:
-            if self.captured.constants is not None:
-                around.enter_context(self.captured.constants)
+            if self.constants is not None:
+                around.enter_context(self.constants)
             if in_autocast(x):  # half products would be those of another operator
                 around.enter_context(torch.autocast(x.device.type, enabled=False))
             return self.function(params, x)
@@ -129,7 +130,7 @@ def _require_function(A: Operator) -> None:
 
 
 def probed(form: Form, b: Tensor, theta: Tensor) -> tuple[Form, torch.dtype]:
-    """The form with what its function captures, and the dtype of `A x`, from a product with the numbers of theta; refuses what a solve
+    """The form with the constants that its function captures, and the dtype of `A x`, from a product with the numbers of theta; refuses what a solve
     could not differentiate.
 
     The iteration runs in an opaque op, where a derivative of anything but params would be lost without a word.
@@ -138,7 +139,7 @@ def probed(form: Form, b: Tensor, theta: Tensor) -> tuple[Form, torch.dtype]:
         x = torch.zeros(b.shape[:1], dtype=b.dtype, device=b.device)
     theta = numbers(theta)
     try:
-        y, captured = captured_by(lambda: form(theta, x), (theta, x))
+        y, constants = constants_of(lambda: form(theta, x))
     except RuntimeError as error:
         if all(dtype == x.dtype for dtype in form.dtypes):
             raise
@@ -164,7 +165,7 @@ def probed(form: Form, b: Tensor, theta: Tensor) -> tuple[Form, torch.dtype]:
         )
     if y.dtype not in DTYPES:
         raise TypeError(sentence(f"The operator's function returned {y.dtype}; float32, float64 or complex is needed."))
-    return replace(form, captured=captured), torch.promote_types(y.dtype, b.dtype)
+    return replace(form, constants=constants), torch.promote_types(y.dtype, b.dtype)
 
 
 def require_linear(form: Form, theta: Tensor, b: Tensor) -> None:
@@ -191,15 +192,6 @@ def require_linear(form: Form, theta: Tensor, b: Tensor) -> None:
         cause = "A conjugate, a real part or a nonlinear term, perhaps."
     fact = f"The operator's function f is not linear in x: f({name} x) is not {name} f(x), by {difference / (2 * size or 1):.1g} of it."
     raise ValueError(sentence(fact, cause, remedy))
-
-
-def is_hermitian(form: Form, theta: Tensor, b: Tensor) -> bool:
-    """Whether `Aᴴ v` is `A v` but for rounding, for any vector v like b's columns: a product costs less than its vjp."""
-    v = torch.arange(1, b.shape[0] + 1, device=b.device).sin().to(b.dtype)
-    v = v * (1 + 0.5j * v) if v.is_complex() else v
-    y, z = (product(form, theta, v, adjoint=side) for side in (False, True))
-    limit = 100 * torch.finfo(v.dtype).eps * torch.linalg.vector_norm(y)
-    return bool(torch.linalg.vector_norm(y - z) <= limit)
 
 
 def apply(A: Operator, x: Any, *, adjoint: bool) -> Tensor:
