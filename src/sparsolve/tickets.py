@@ -70,7 +70,7 @@ def _require_noticed(thing: Any) -> None:
     if not of_matrix and getattr(thing, "__closure__", None) is None:
         return
     fact = "a matrix, or vectors" if of_matrix else "a function with free variables"
-    remedy = "Make it an object with __call__, or a function at the top of a module."
+    remedy = "Make it a function at the top of a module."
     if of_matrix:
         remedy = "Solve with it outside of compiled code, or take torch 2.13."
     raise TypeError(

@@ -130,7 +130,11 @@ class BackwardError:
             x = x + solve(residual)
         if exact() and self._within(b - multiply(x, adjoint), x, self._of_all(self.norms(adjoint))):
             return x  # as good as elimination is, where rows of another size had to be pivots
-        if not self._by_columns and not bool((abs(x) < math.inf).all()):  # approximate solves overflow by themselves
+        if not bool((abs(x) < math.inf).all()):
+            if self._by_columns:  # approximate solves may overflow by themselves
+                raise DistrustedError(
+                    "The solution overflowed, as it does in any precision where b is too large.", None
+                )
             raise not_finite("b", b) or overflow()
         raise DistrustedError("A large residual was left, even after refinement.", None)
 
