@@ -1258,8 +1258,10 @@ def test_low_precision_factors_and_unknowns_in_units_of_their_own(unit, adjoint)
 
 
 def test_low_precision_factors_that_overflow_by_themselves():
+    low = sps.LU(factor_dtype=torch.float32)
     A = torch.tensor([[1, 1e-20], [1e-20, 2e-40]], dtype=torch.float64).to_sparse_csr()
-    with pytest.raises(
-        sps.ConvergenceError, match=r"The solution overflowed, .* where b is too large.*without factor_dtype"
-    ):
-        sps.solve(A, torch.ones(2, dtype=torch.float64), sps.LU(factor_dtype=torch.float32))
+    with pytest.raises(sps.ConvergenceError, match="without factor_dtype"):
+        sps.solve(A, torch.ones(2, dtype=torch.float64), low)
+    tiny = sps.SparseMatrix.from_diagonal(torch.full((8,), 1e-300, dtype=torch.float64))
+    with pytest.raises(sps.ConvergenceError, match="The solution overflowed, .* where b is too large"):
+        sps.solve(tiny, torch.full((8,), 1e100, dtype=torch.float64), low)
