@@ -1263,5 +1263,5 @@ def test_low_precision_factors_that_overflow_by_themselves():
     with pytest.raises(sps.ConvergenceError, match="without factor_dtype"):
         sps.solve(A, torch.ones(2, dtype=torch.float64), low)
     tiny = sps.SparseMatrix.from_diagonal(torch.full((8,), 1e-300, dtype=torch.float64))
-    with pytest.raises(sps.ConvergenceError, match="The solution overflowed, .* where b is too large"):
+    with pytest.raises(sps.ConvergenceError, match=r"The solution overflowed, .* where b is too large"):
         sps.solve(tiny, torch.full((8,), 1e100, dtype=torch.float64), low)

@@ -280,3 +280,18 @@ def test_a_forked_child_knows_its_threads_after_a_solve_in_a_thread() -> None:
 def test_work_for_threads_is_done_without_them_when_the_interpreter_ends() -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", AT_EXIT], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[0, 1, 4, 9]", done.stderr
+
+
+def test_a_thread_that_cannot_be_started_is_no_singular_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SuperLU's objects are made in threads of their own; what the system says of these is no word about the matrix."""
+
+    def refused(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(superlu_memory._Maker, "start", refused)
+    monkeypatch.setattr(superlu_memory, "_makers", superlu_memory._Makers())
+    values, pattern = SYSTEMS["saddle point"](torch.float64)
+    A, b = sps.SparseMatrix(values, pattern), torch.ones(pattern.shape[0], dtype=torch.float64)
+    sps.clear_memo()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="can't start new thread"):
+        pool.submit(lambda: sps.solve(A, b, sps.LU(backend="superlu"))).result()
